@@ -1,0 +1,1 @@
+"""Stillshot turns a few-shot prompt into a small model."""

@@ -1,0 +1,428 @@
+"""The shape of the files a user writes: recipes and task definitions. The only place with defaults.
+
+Both are read from YAML by :func:`load_recipe` and :func:`stillshot.tasks.load_task`; an unknown key or
+a wrong type is an error that names the key, the file and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from stillshot.errors import RecipeError, did_you_mean
+
+Scoring = Literal["direct", "channel", "both"]
+Calibration = Literal["none", "contextual", "batch"]
+Head = Literal["auto", "label", "channel"]
+Tuning = Literal["full", "lora", "bitfit"]
+Method = Literal["zero_shot", "in_context", "pattern_finetune", "context_distillation"]
+Model = TypeVar("Model", bound=BaseModel)
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a file: unknown keys are refused and values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# Tasks -------------------------------------------------------------------------------------------
+
+
+class DirectPattern(Section):
+    """How a query is put before its label words (``pattern``, then ``target_prefix``, then the words)."""
+
+    pattern: str
+    target_prefix: str = " "
+    label_words: dict[str, str]
+
+
+class ChannelPattern(Section):
+    """How label words are put before the text that is scored (noisy channel, Min et al. 2022).
+
+    ``lead`` holds ``{label_words}`` and may hold fields; ``text`` is what is scored.
+    """
+
+    lead: str
+    text: str
+    label_words: dict[str, str]
+
+
+class Source(Section):
+    """Where the splits of a task are, and how its columns and label values are named there.
+
+    ``splits`` maps a split's name to a file (``local``, ``embedded``), to a split of the Hub data set
+    ``path`` (``hub``), or to a number of pairs a subcase (``generated``).
+    """
+
+    splits: dict[str, str | int]
+    path: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] = {}
+    label_column: str = "label"
+    label_values: dict[str, str] = {}
+
+
+class Sources(Section):
+    """The places a task can come from; the first that is at hand is used, in this order."""
+
+    embedded: Source | None = None
+    generated: Source | None = None
+    local: Source | None = None
+    hub: Source | None = None
+
+
+class TaskDefinition(Section):
+    """A classification task over one or more text fields.
+
+    The first of ``patterns`` and of ``channels`` is the default. ``label_mapping`` says how the
+    labels of a task that a model was made for are read as labels of this one, when this one is used
+    out-of-domain (e.g. ``contradiction`` as ``non-entailment``).
+    """
+
+    name: str
+    description: str = ""
+    labels: list[str] = Field(min_length=2)
+    fields: list[str] = Field(min_length=1)
+    groups: list[str] = []
+    drop_labels: list[str] = []
+    label_mapping: dict[str, str] = {}
+    sources: Sources = Sources()
+    patterns: dict[str, DirectPattern] = Field(min_length=1)
+    channels: dict[str, ChannelPattern] = {}
+
+    @model_validator(mode="after")
+    def _label_words_cover_the_labels(self) -> TaskDefinition:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels are given twice: {self.labels}")
+        named = [("patterns", n, p) for n, p in self.patterns.items()]
+        named += [("channels", n, c) for n, c in self.channels.items()]
+        for kind, name, pattern in named:
+            if set(pattern.label_words) != set(self.labels):
+                raise ValueError(f"{kind}.{name}.label_words must have the keys {self.labels}")
+        for target in self.label_mapping.values():
+            if target not in self.labels:
+                raise ValueError(f"label_mapping points to {target!r}, which is not a label")
+        return self
+
+
+def _task_form(value: Any) -> str:
+    return "by_name" if isinstance(value, str) else "in_full"
+
+
+NameOrDefinition = Annotated[
+    Annotated[str, Tag("by_name")] | Annotated[TaskDefinition, Tag("in_full")], Discriminator(_task_form)
+]
+
+
+# Recipes -----------------------------------------------------------------------------------------
+
+
+class Data(Section):
+    """Which examples play which part.
+
+    A reference is a split of the recipe's task (``train``), a split of another task (``imdb:test``),
+    or a file (``my/data.csv``). ``root`` is a folder with local copies of public data; without it the
+    environment variable ``STILLSHOT_DATA``, then the Hub, are used. ``max_words`` cuts every text after
+    so many words, for teacher and student alike. ``max_evaluation`` evaluates a seeded, stratified part.
+    """
+
+    root: Path | None = None
+    labelled: str = "train"
+    unlabelled: str = "train"
+    num_unlabelled: PositiveInt = 512
+    in_domain: dict[str, str] = Field(default_factory=dict)
+    out_of_domain: dict[str, str] = Field(default_factory=dict)
+    max_evaluation: PositiveInt | None = None
+    max_words: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Data:
+        twice = set(self.in_domain) & set(self.out_of_domain)
+        if twice:
+            raise ValueError(f"evaluation sets named twice: {sorted(twice)}")
+        return self
+
+
+class Budget(Section):
+    """How many labelled examples are given, and how contexts are made from them.
+
+    Contexts use the examples about equally often: ``num_contexts`` sets of ``num_shots``, disjoint
+    where there are enough of them, else subsets and orders of the same few. ``num_shots`` null puts
+    all of them in every context.
+    """
+
+    labelled: PositiveInt = 16
+    num_contexts: PositiveInt = 4
+    num_shots: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _shots_are_labelled(self) -> Budget:
+        if self.num_shots is not None and self.num_shots > self.labelled:
+            raise ValueError(f"num_shots {self.num_shots} is more than the {self.labelled} labelled examples")
+        return self
+
+    @property
+    def shots(self) -> int:
+        """Demonstrations in one context."""
+        return self.num_shots or self.labelled
+
+
+class Prompt(Section):
+    """How prompts are written. ``pattern`` and ``channel`` name variants of the task; null is its first."""
+
+    pattern: str | None = None
+    channel: str | None = None
+    instruction: str | None = None
+    separator: str = "\n\n"
+    chat: bool = False
+    max_tokens: PositiveInt | None = None
+    drop_to_fit: bool = False
+
+
+class Teacher(Section):
+    """The model that sees the context, and how it is asked.
+
+    With ``select``, pattern, scoring and calibration are chosen on the labelled examples alone, by
+    leaving out one example of each label at a time.
+    """
+
+    model: str = "bundled:smollm2-135m"
+    revision: str | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    scoring: Scoring = "direct"
+    calibration: Calibration = "batch"
+    temperature: float = Field(default=1.0, gt=0)
+    select: bool = False
+    prefix: Literal["auto", "shared", "repeat", "none"] = "auto"
+    batch_tokens: PositiveInt = 2048
+
+
+class Lora(Section):
+    """Low-rank adaptation (Hu et al. 2022), in the terms of ``peft.LoraConfig``."""
+
+    rank: PositiveInt = 8
+    alpha: PositiveInt = 16
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class Training(Section):
+    """One way to train a student. ``learning_rate`` null is chosen by tuning and model (see :data:`LEARNING_RATES`).
+
+    ``hard_label_weight``, ``temperature`` and ``beta`` concern distillation alone: the weight of
+    cross-entropy on labelled demonstrations against the divergence from the soft labels, the
+    temperature of both distributions, and the divergence (0 forward KL, 0.5 JSD, 1 reverse KL).
+    """
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 16
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    hard_label_weight: float = Field(default=0.2, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+    beta: float = Field(default=0.0, ge=0, le=1)
+    gradient_checkpointing: bool = False
+
+
+# By (tuning, whether the student is an encoder with a fresh head).
+LEARNING_RATES: dict[tuple[str, bool], float] = {
+    ("full", True): 1e-4,
+    ("full", False): 2e-5,
+    ("lora", True): 5e-4,
+    ("lora", False): 2e-4,
+    ("bitfit", True): 1e-3,
+    ("bitfit", False): 1e-3,
+}
+
+
+class Student(Section):
+    """The model that sees the query alone.
+
+    ``head`` auto is ``label``: a sequence-classification model whose score layer starts, for a
+    decoder, from the output embedding at the label words. ``channel`` keeps a decoder's language-model
+    head and scores the query after each label's words.
+    """
+
+    model: str = "bundled:minilm-l6"
+    revision: str | None = None
+    head: Head = "auto"
+    tuning: Tuning = "full"
+    lora: Lora = Lora()
+    max_tokens: PositiveInt = 256
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    finetune: Training = Training(epochs=40, batch_size=8, hard_label_weight=1.0)
+    distill: Training = Training()
+
+
+class Evaluation(Section):
+    """How cells are measured."""
+
+    batch_size: PositiveInt = 32
+    bootstrap_samples: PositiveInt = 2000
+    calibration_bins: PositiveInt = 15
+    latency_queries: PositiveInt = 32
+
+
+class Recipe(Section):
+    """A whole comparison: one task, one teacher, some students, methods, budgets and seeds."""
+
+    name: str
+    description: str = ""
+    task: NameOrDefinition
+    data: Data = Data()
+    budgets: list[Budget] = Field(default=[Budget()], min_length=1)
+    prompt: Prompt = Prompt()
+    teacher: Teacher = Teacher()
+    students: list[Student] = Field(default=[Student()], min_length=1)
+    methods: list[Method] = Field(
+        default=["zero_shot", "in_context", "pattern_finetune", "context_distillation"], min_length=1
+    )
+    seeds: list[int] = Field(default=[0], min_length=1)
+    evaluation: Evaluation = Evaluation()
+
+    @field_validator("seeds", "methods", "budgets", "students")
+    @classmethod
+    def _nothing_twice(cls, values: list[Any]) -> list[Any]:
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                raise ValueError(f"given twice: {value}")
+        return values
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        RecipeError: The file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"There is no file {path}. Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}.") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} must hold a mapping of keys to values, not {type(content).__name__}.")
+    return content
+
+
+def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
+    """``content`` as a ``model``; every problem is put in one message with its key and place.
+
+    Raises:
+        RecipeError: A key is unknown or missing, or a value has the wrong type.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = [_problem(model, problem) for problem in error.errors()]
+        raise RecipeError("\n".join([f"{where} is not a valid {model.__name__}:", *lines])) from None
+
+
+def _problem(model: type[BaseModel], problem: Any) -> str:
+    location = [part for part in problem["loc"] if part not in ("by_name", "in_full")]
+    key = ".".join(map(str, location))
+    if problem["type"] == "extra_forbidden":
+        section = _section_at(model, problem["loc"][:-1])
+        names = section.model_fields if section else ()
+        return f"  {key}: unknown key. {did_you_mean(str(location[-1]), names)}"
+    if problem["type"] == "missing":
+        return f"  {key}: this key is required."
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = f" (got {str(given)[:80]!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"  {key + ': ' if key else ''}{message}{shown}."
+
+
+def _section_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The section class that a location inside ``model`` falls in."""
+    current: type[BaseModel] | None = model
+    for part in location:
+        if current is None or not isinstance(part, str) or part not in current.model_fields:
+            continue
+        current = next(iter(_sections_in(current.model_fields[part].annotation)), None)
+    return current
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    arguments = getattr(annotation, "__args__", ())  # of a list, a union or an Annotated
+    return [section for argument in arguments for section in _sections_in(argument)]
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe and apply ``a.b=value`` overrides (values in YAML).
+
+    Paths in the recipe stay relative to the working folder.
+
+    Raises:
+        RecipeError: See :func:`read_yaml` and :func:`validated`; or an override has no ``=``.
+    """
+    content = read_yaml(Path(path))
+    for override in overrides:
+        _apply(content, override)
+    return validated(Recipe, content, str(path))
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(
+            f"--set takes key=value, e.g. teacher.model=bundled:smollm2-135m, not {override!r}."
+        )
+    *parents, last = key.split(".")
+    current: Any = content
+    for parent in parents:
+        current = _child(current, parent, override)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+    if isinstance(current, list):
+        current[_index(current, last, override)] = parsed
+    else:
+        current[last] = parsed
+
+
+def _child(current: Any, key: str, override: str) -> Any:
+    if isinstance(current, list):
+        return current[_index(current, key, override)]
+    child = current.setdefault(key, {})
+    if not isinstance(child, dict | list):
+        raise RecipeError(f"--set {override!r}: {key!r} holds a plain value and has no keys.")
+    return child
+
+
+def _index(values: list[Any], key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(values):
+        raise RecipeError(f"--set {override!r}: {key!r} is not a position in a list of {len(values)}.")
+    return int(key)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe with every default written out, as YAML that :func:`load_recipe` reads back."""
+    content = recipe.model_dump(mode="json", exclude_none=False)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

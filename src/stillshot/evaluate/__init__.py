@@ -1,0 +1,1 @@
+"""Metrics, intervals, resources and the records of what was measured."""

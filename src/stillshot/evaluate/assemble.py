@@ -1,0 +1,174 @@
+"""From finished cells to ``results.json``: agreement with the teacher, means over seeds, comparisons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillshot.config import Recipe
+from stillshot.evaluate.folder import RunFolder
+from stillshot.evaluate.records import Cell, Comparison, Interval, Results, SummaryLine
+from stillshot.evaluate.resources import hardware, versions
+from stillshot.evaluate.statistics import paired_difference, seeds_interval
+
+# For each cell, split and item: the label with the largest probability, and whether it is the gold one.
+Answers = dict[str, dict[str, tuple[list[str], NDArray[np.float64]]]]
+
+
+def assemble(
+    folder: RunFolder, recipe: Recipe, task: str, labels: list[str], cells: Sequence[Cell]
+) -> Results:
+    """The results of all finished and failed cells.
+
+    Args:
+        folder: Holds the cells' predictions.
+        recipe: What was run.
+        task: The task's name, and its ``labels``.
+        cells: Records; failed ones have ``failed`` set and no results.
+    """
+    finished = [cell for cell in cells if cell.failed is None]
+    found = {cell.id: _answers(folder, cell.id) for cell in finished}
+    lines = _lines(finished)
+    samples = recipe.evaluation.bootstrap_samples
+    return Results(
+        name=recipe.name,
+        task=task,
+        labels=labels,
+        description=recipe.description,
+        versions=versions(),
+        hardware=hardware(),
+        cells=[_with_agreement(cell, finished, found) for cell in cells],
+        summary=[_summary(key, members, found, samples) for key, members in lines.items()],
+        comparisons=_comparisons(lines, found, samples),
+    )
+
+
+def line_key(cell_id: str) -> str:
+    """A cell's id without its seed.
+
+    >>> line_key("in_context-smollm2-135m-raw-n16x4x8-s2")
+    'in_context-smollm2-135m-raw-n16x4x8'
+    """
+    return re.sub(r"-s-?\d+$", "", cell_id)
+
+
+def _lines(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    lines: dict[str, list[Cell]] = {}
+    for cell in cells:
+        lines.setdefault(line_key(cell.id), []).append(cell)
+    return lines
+
+
+def _answers(folder: RunFolder, cell_id: str) -> dict[str, tuple[list[str], NDArray[np.float64]]]:
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for row in folder.read_lines(folder.predictions(cell_id)):
+        by_split.setdefault(row["split"], []).append(row)
+    found = {}
+    for split, rows in by_split.items():
+        given = [max(row["probabilities"], key=row["probabilities"].__getitem__) for row in rows]
+        right = np.array(
+            [answer == row["gold"] for answer, row in zip(given, rows, strict=True)], dtype=float
+        )
+        found[split] = given, right
+    return found
+
+
+def _with_agreement(cell: Cell, cells: Sequence[Cell], found: Answers) -> Cell:
+    """The record with the share of in-domain items on which its teacher, so asked, answers the same."""
+    if cell.failed is not None or cell.method != "context_distillation":
+        return cell
+    same = ("teacher", "seed", "num_shots", "num_contexts", "scoring", "calibration", "pattern")
+    teacher = next(
+        (
+            other
+            for other in cells
+            if other.method == "in_context" and all(getattr(other, n) == getattr(cell, n) for n in same)
+        ),
+        None,
+    )
+    if teacher is None:
+        return cell
+    agreement = {
+        split: float(
+            np.mean(
+                [a == b for a, b in zip(found[cell.id][split][0], found[teacher.id][split][0], strict=True)]
+            )
+        )
+        for split in cell.splits
+    }
+    return cell.model_copy(update={"teacher_agreement": agreement})
+
+
+def _summary(key: str, members: list[Cell], found: Answers, samples: int) -> SummaryLine:
+    first = members[0]
+
+    def intervals(splits: Iterable[str]) -> dict[str, Interval]:
+        result = {}
+        for split in splits:
+            correct = [found[cell.id][split][1] for cell in members]
+            mean = float(np.mean([values.mean() for values in correct]))
+            result[split] = Interval(mean=mean, ci95=seeds_interval(correct, samples), seeds=len(members))
+        return result
+
+    def median(name: str) -> float:
+        return float(np.median([getattr(cell, name) for cell in members]))
+
+    quantiles = {q for cell in members for q in cell.latency_ms}
+    return SummaryLine(
+        key=key,
+        **{n: getattr(first, n) for n in SummaryLine.model_fields if n in _IDENTITY},
+        in_domain=intervals(first.in_domain),
+        out_of_domain=intervals(first.out_of_domain),
+        peak_memory_bytes=int(median("peak_memory_bytes")),
+        train_seconds=median("train_seconds"),
+        label_seconds=median("label_seconds"),
+        latency_ms={q: float(np.median([cell.latency_ms[q] for cell in members])) for q in sorted(quantiles)},
+    )
+
+
+_IDENTITY = frozenset(
+    {"method", "teacher", "student", "head", "tuning", "scoring", "calibration", "num_shots", "num_contexts"}
+    | {"labelled", "unlabelled", "parameters", "trainable_parameters", "model_bytes"}
+)
+
+
+def _comparisons(lines: dict[str, list[Cell]], found: Answers, samples: int) -> list[Comparison]:
+    """Each distilled line against the other methods of its budget: fine-tuning of the same student, and teachers."""
+    result = []
+    for key, members in lines.items():
+        if members[0].method != "context_distillation":
+            continue
+        for other_key, others in lines.items():
+            if _comparable(members[0], others[0]):
+                paired = _paired(members, others)
+                for split in members[0].splits if paired else ():
+                    a = [found[cell.id][split][1] for cell, _ in paired]
+                    b = [found[cell.id][split][1] for _, cell in paired]
+                    difference, interval, p = paired_difference(a, b, samples)
+                    result.append(
+                        Comparison(a=key, b=other_key, split=split, difference=difference, ci95=interval, p=p)
+                    )
+    return result
+
+
+def _comparable(distilled: Cell, other: Cell) -> bool:
+    if other.method == "zero_shot":
+        return True
+    if other.method == "in_context":
+        return (other.num_shots, other.teacher) == (distilled.num_shots, distilled.teacher)
+    same = ("student", "head", "tuning", "labelled")
+    return other.method == "pattern_finetune" and all(
+        getattr(other, n) == getattr(distilled, n) for n in same
+    )
+
+
+def _paired(members: list[Cell], others: list[Cell]) -> list[tuple[Cell, Cell]]:
+    """Cells of the same seeds; what does not depend on the seed stands beside each."""
+    if others[0].method == "zero_shot":
+        return [(cell, others[0]) for cell in members]
+    by_seed = {cell.seed: cell for cell in others}
+    return [(cell, by_seed[cell.seed]) for cell in members if cell.seed in by_seed]

@@ -1,0 +1,128 @@
+"""A run folder: where everything of a run is written, each file whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stillshot.config import Recipe, dump_recipe, load_recipe
+from stillshot.errors import RunFolderError, WorkError
+from stillshot.evaluate.records import Cell
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run, and its writing."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def results(self) -> Path:
+        """All records, their summary and comparisons."""
+        return self.path / "results.json"
+
+    @property
+    def softlabels(self) -> Path:
+        """The store of raw scores, and the soft labels made of them."""
+        return self.path / "softlabels"
+
+    def labels(self, setting: str) -> Path:
+        """Soft labels of a setting's queries."""
+        return self.softlabels / f"{setting}.json"
+
+    def student(self, cell: str) -> Path:
+        """A trained student."""
+        return self.path / "students" / cell
+
+    def training(self, cell: str) -> Path:
+        """What training the student took."""
+        return self.path / "students" / f"{cell}.json"
+
+    def cell(self, cell: str) -> Path:
+        """A cell's record."""
+        return self.path / "cells" / f"{cell}.json"
+
+    def predictions(self, cell: str) -> Path:
+        """A cell's answers to every evaluated item."""
+        return self.path / "cells" / f"{cell}.predictions.jsonl"
+
+    def evaluation(self, name: str) -> Path:
+        """The items of an evaluation set."""
+        return self.path / "evaluation" / f"{name}.jsonl"
+
+    def claim(self, recipe: Recipe) -> None:
+        """Make the folder this recipe's, or see that it is.
+
+        Raises:
+            RunFolderError: It belongs to another recipe, or holds something that is no run. Nothing is
+                overwritten.
+        """
+        if self.recipe.is_file():
+            if load_recipe(self.recipe) != recipe:
+                raise RunFolderError(
+                    f"{self.path} holds a run of another recipe ({self.recipe}); nothing was changed. Choose "
+                    "another folder with -o, or remove this one."
+                )
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunFolderError(
+                f"{self.path} is not empty and holds no run; nothing was changed. Choose another folder with -o."
+            )
+        self.write(self.recipe, dump_recipe(recipe))
+
+    def open_recipe(self) -> Recipe:
+        """The recipe of the run in this folder.
+
+        Raises:
+            RunFolderError: There is no run.
+        """
+        if not self.recipe.is_file():
+            raise RunFolderError(
+                f"{self.path} holds no run: there is no recipe.yaml. Run `stillshot run` first."
+            )
+        return load_recipe(self.recipe)
+
+    def write(self, path: Path, content: str) -> None:
+        """Write a file under a temporary name, then rename it.
+
+        Raises:
+            WorkError: The file cannot be written, e.g. because the disk is full.
+        """
+        scratch = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(content, encoding="utf-8", errors="surrogatepass")
+            scratch.replace(path)
+        except OSError as error:
+            scratch.unlink(missing_ok=True)
+            raise WorkError(
+                f"{path} could not be written: {error}. What was finished before is kept; free some space and "
+                "run the same command again."
+            ) from error
+
+    def write_json(self, path: Path, content: Any) -> None:
+        """Write indented JSON."""
+        self.write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def write_lines(self, path: Path, rows: Iterable[Any]) -> None:
+        """Write JSON lines."""
+        self.write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def read_lines(self, path: Path) -> list[Any]:
+        """Read JSON lines."""
+        with path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+    def read_cell(self, cell: str) -> Cell | None:
+        """A cell's record, if it is finished."""
+        path = self.cell(cell)
+        return Cell.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,190 @@
+"""The schema of run records: what a cell measured, and ``results.json``.
+
+The one place that says which keys exist; reports and tests read records through these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+# Keys whose values are measured and so differ between two runs of the same cell.
+MEASURED_KEYS = frozenset(
+    {
+        "peak_memory_bytes",
+        "train_seconds",
+        "label_seconds",
+        "evaluate_seconds",
+        "latency_ms",
+        "queries_per_second",
+        "hardware",
+        "versions",
+    }
+)
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GroupResult(Record):
+    n: int
+    accuracy: float
+
+
+class SplitResult(Record):
+    """What one predictor did on one evaluation set.
+
+    Attributes:
+        n: Evaluated items.
+        ci95: Percentile bootstrap over items of the accuracy.
+        nll: Mean negative log-likelihood of the gold label, in nats.
+        ece: Expected calibration error (Guo et al. 2017).
+        predicted: Rate at which each label is predicted; a constant predictor shows here.
+        confusion: Gold labels in rows, predicted ones in columns, in the order of ``labels``.
+        by_group: Accuracy by group name and value, e.g. ``{"heuristic": {"subsequence": ...}}``.
+    """
+
+    n: int
+    labels: list[str]
+    accuracy: float
+    ci95: tuple[float, float]
+    macro_f1: float
+    nll: float
+    ece: float
+    predicted: dict[str, float]
+    confusion: list[list[int]]
+    by_group: dict[str, dict[str, GroupResult]] = {}
+
+
+class Cell(Record):
+    """One method with one student (or teacher), one budget of labels and one seed.
+
+    ``student`` is null for methods that train nothing; ``teacher`` is null for those that ask no
+    teacher. ``labelled`` counts labelled examples used, ``unlabelled`` queries taught by soft labels.
+    ``peak_memory_bytes`` is what training (or, where nothing is trained, asking the model) took above
+    the process with its libraries loaded. ``teacher_agreement`` is the share of in-domain items where
+    the student's answer is its teacher's.
+    """
+
+    id: str
+    method: Literal["zero_shot", "in_context", "pattern_finetune", "context_distillation"]
+    teacher: str | None = None
+    student: str | None = None
+    head: Literal["label", "channel"] | None = None
+    tuning: Literal["full", "lora", "bitfit"] | None = None
+    pattern: str | None = None
+    scoring: Literal["direct", "channel", "both"] | None = None
+    calibration: Literal["none", "contextual", "batch"] | None = None
+    num_shots: int = 0
+    num_contexts: int = 0
+    seed: int
+    labelled: int = 0
+    unlabelled: int = 0
+    in_domain: dict[str, SplitResult] = {}
+    out_of_domain: dict[str, SplitResult] = {}
+    teacher_agreement: dict[str, float] = {}
+    parameters: int
+    trainable_parameters: int = 0
+    model_bytes: int
+    peak_memory_bytes: int
+    train_steps: int = 0
+    train_seconds: float = 0.0
+    label_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    query_tokens: int = 0
+    latency_ms: dict[str, float] = {}
+    failed: str | None = None
+
+    @property
+    def splits(self) -> dict[str, SplitResult]:
+        """In- and out-of-domain results together."""
+        return {**self.in_domain, **self.out_of_domain}
+
+    @property
+    def line(self) -> tuple[Any, ...]:
+        """What a cell shares with the same cell of other seeds."""
+        return (
+            self.method,
+            self.teacher,
+            self.student,
+            self.head,
+            self.tuning,
+            self.pattern,
+            self.scoring,
+            self.calibration,
+            self.num_shots,
+            self.num_contexts,
+            self.labelled,
+            self.unlabelled,
+        )
+
+
+class Interval(Record):
+    """A mean over seeds; ``ci95`` is a bootstrap over seeds and items."""
+
+    mean: float
+    ci95: tuple[float, float]
+    seeds: int
+
+
+class SummaryLine(Record):
+    """A cell's line over its seeds, with medians of what was measured."""
+
+    key: str
+    method: str
+    teacher: str | None
+    student: str | None
+    head: str | None
+    tuning: str | None
+    scoring: str | None
+    calibration: str | None
+    num_shots: int
+    num_contexts: int
+    labelled: int
+    unlabelled: int
+    in_domain: dict[str, Interval]
+    out_of_domain: dict[str, Interval]
+    parameters: int
+    trainable_parameters: int
+    model_bytes: int
+    peak_memory_bytes: int
+    train_seconds: float
+    label_seconds: float
+    latency_ms: dict[str, float]
+
+
+class Comparison(Record):
+    """Accuracy of ``a`` minus that of ``b`` on the same items and seeds, by paired bootstrap."""
+
+    a: str
+    b: str
+    split: str
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+
+
+class Results(Record):
+    """``results.json``."""
+
+    schema_: int = SCHEMA_VERSION
+    name: str
+    task: str
+    labels: list[str]
+    description: str = ""
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    cells: list[Cell]
+    summary: list[SummaryLine]
+    comparisons: list[Comparison]
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=lambda name: "schema" if name == "schema_" else name,
+        populate_by_name=True,
+    )

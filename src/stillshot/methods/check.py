@@ -1,0 +1,90 @@
+"""All that can fail, before any model runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillshot.config import Recipe
+from stillshot.errors import RecipeError
+from stillshot.methods.cells import settings
+from stillshot.methods.materials import Materials
+from stillshot.models import load
+from stillshot.models.resolve import resolve_model
+from stillshot.prompt.budget import fitted_prompts
+from stillshot.prompt.encoder import PromptEncoder
+from stillshot.prompt.writer import PromptWriter
+from stillshot.student.heads import resolve_head
+from stillshot.teacher import answers
+from stillshot.teacher.local import LocalTeacher
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at and is right."""
+
+    what: str
+    detail: str
+
+
+def check(recipe: Recipe) -> list[Finding]:
+    """Read all data, make all draws and prompts, and resolve all models; no weights are loaded.
+
+    Raises:
+        StillshotError: The first thing that would fail in a run.
+    """
+    materials = Materials(recipe)
+    if not recipe.data.in_domain and not recipe.data.out_of_domain:
+        raise RecipeError(
+            "The recipe evaluates on nothing. Name at least one set, e.g. data.in_domain: {test: test}."
+        )
+    findings = [Finding("task", f"{materials.task.name}: {', '.join(materials.task.labels)}")]
+    findings += [
+        Finding(
+            "evaluation", f"{s.name}: {len(s.examples):,} items, {'in' if s.in_domain else 'out-of'}-domain"
+        )
+        for s in materials.evaluation_sets
+    ]
+    findings += _check_teacher(recipe, materials)
+    findings += _check_students(recipe, materials)
+    return findings
+
+
+def _check_teacher(recipe: Recipe, materials: Materials) -> list[Finding]:
+    teacher = LocalTeacher(recipe.teacher)
+    writer = PromptWriter(materials.task, recipe.prompt, teacher.encoder)
+    kinds = set(answers.kinds_of(recipe.teacher.scoring))
+    if {"zero_shot", "in_context"} & set(recipe.methods):
+        kinds.add("direct")
+    longest = 0
+    for setting in settings(recipe):
+        draw = materials.draw(setting.budget, setting.seed)
+        asked = [*draw.queries, *(e for s in materials.evaluation_sets for e in s.examples)]
+        # The longest texts make the longest prompts; a few of them stand for all.
+        asked = sorted(asked, key=lambda e: sum(map(len, e.fields.values())), reverse=True)[:8]
+        for kind in kinds:
+            for context in draw.contexts:
+                prompts = fitted_prompts(writer, kind, context, asked, teacher.window)
+                longest = max(longest, *(len(s.ids) for p in prompts for s in p.sequences))
+    words = ", ".join(
+        f"{word!r} ({len(ids)} token{'s' if len(ids) > 1 else ''})"
+        for word, ids in zip(writer.verbalizer.words, writer.verbalizer.token_ids, strict=True)
+    )
+    return [
+        Finding("label words", words),
+        Finding("prompts", f"longest {longest:,} tokens of a window of {teacher.window:,}"),
+        Finding("teacher", f"{recipe.teacher.model}, prefix {teacher.prefix_mode}"),
+    ]
+
+
+def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
+    findings = []
+    for student in recipe.students:
+        resolved = resolve_model(student.model, student.revision)
+        config = load.load_config(resolved)
+        head = resolve_head(student, config)
+        if not load.is_encoder(config):
+            writer = PromptWriter(materials.task, recipe.prompt, PromptEncoder(load.load_tokenizer(resolved)))
+            if head == "channel":
+                writer.require_channel()
+        findings.append(Finding("student", f"{student.model}, {head} head, {student.tuning}"))
+    return findings

@@ -1,0 +1,110 @@
+"""The examples of a recipe, and who gets which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from stillshot.config import Budget, Recipe, TaskDefinition
+from stillshot.data.sources import is_file_reference, read_reference
+from stillshot.data.splits import (
+    check_leakage,
+    draw_evaluation,
+    draw_labelled,
+    draw_unlabelled,
+    label_projection,
+)
+from stillshot.prompt.demonstrations import draw_contexts
+from stillshot.tasks import load_task
+from stillshot.types import Context, Example
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Items to evaluate on; ``projection`` says how the recipe's labels are read as this set's."""
+
+    name: str
+    task: TaskDefinition
+    examples: tuple[Example, ...]
+    projection: tuple[int, ...]
+    in_domain: bool
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What every method of one budget and seed gets: the same labelled examples, contexts and queries."""
+
+    labelled: tuple[Example, ...]
+    contexts: tuple[Context, ...]
+    queries: tuple[Example, ...]
+
+
+@dataclass
+class Materials:
+    """All examples of a recipe, read once.
+
+    Raises:
+        DataError: Something is missing, malformed, or in two parts that must be apart.
+    """
+
+    recipe: Recipe
+    task: TaskDefinition = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.task = load_task(self.recipe.task)
+
+    def draw(self, budget: Budget, seed: int) -> Draw:
+        """Labelled examples, contexts made of them, and queries that are none of them."""
+        labelled = draw_labelled(self._labelled, self.task, budget.labelled, seed)
+        queries = draw_unlabelled(
+            self._unlabelled, self.recipe.data.num_unlabelled, seed, {example.key for example in labelled}
+        )
+        contexts = draw_contexts(labelled, self.task.labels, budget, seed)
+        for evaluation in self.evaluation_sets:
+            check_leakage({"labelled": labelled, evaluation.name: evaluation.examples})
+            check_leakage({"unlabelled": queries, evaluation.name: evaluation.examples})
+        return Draw(labelled, contexts, queries)
+
+    @cached_property
+    def evaluation_sets(self) -> tuple[EvaluationSet, ...]:
+        """In-domain sets, then out-of-domain ones; the same items for every method and seed."""
+        data = self.recipe.data
+        sets = []
+        for in_domain, references in ((True, data.in_domain), (False, data.out_of_domain)):
+            for name, reference in references.items():
+                task, examples = self._read(reference, labels=True)
+                sets.append(
+                    EvaluationSet(
+                        name,
+                        task,
+                        draw_evaluation(examples, data.max_evaluation),
+                        tuple(label_projection(self.task.labels, task)),
+                        in_domain,
+                    )
+                )
+        return tuple(sets)
+
+    @cached_property
+    def _labelled(self) -> Sequence[Example]:
+        return self._read(self.recipe.data.labelled, labels=True)[1]
+
+    @cached_property
+    def _unlabelled(self) -> Sequence[Example]:
+        # A split's labels say which rows the task drops (e.g. neutral pairs); a file of queries has none.
+        reference = self.recipe.data.unlabelled
+        return self._read(reference, labels=not is_file_reference(reference))[1]
+
+    def _read(self, reference: str, *, labels: bool) -> tuple[TaskDefinition, list[Example]]:
+        task, examples = read_reference(reference, self.task, self.recipe.data.root, labels=labels)
+        words = self.recipe.data.max_words
+        return task, [_cut(example, words) for example in examples] if words else examples
+
+
+def _cut(example: Example, max_words: int) -> Example:
+    """The example with every text cut after ``max_words`` words."""
+    fields = {}
+    for name, text in example.fields.items():
+        parts = text.split(maxsplit=max_words)
+        fields[name] = text if len(parts) <= max_words else text[: len(text) - len(parts[-1])].rstrip()
+    return replace(example, fields=fields)

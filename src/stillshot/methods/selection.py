@@ -1,0 +1,131 @@
+"""Choose how to ask the teacher on the labelled examples alone, at the cost of no further label."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from sklearn.metrics import roc_auc_score
+
+from stillshot.config import Budget, Calibration, Prompt, Scoring, TaskDefinition
+from stillshot.methods.asking import Asking, Interview
+from stillshot.prompt.demonstrations import draw_contexts
+from stillshot.prompt.writer import Kind
+from stillshot.teacher import answers
+from stillshot.types import Example
+
+MAX_FOLDS = 16
+
+
+def select_asking(
+    interview: Interview, labelled: Sequence[Example], budget: Budget, prompt: Prompt, seed: int
+) -> tuple[Asking, dict[str, float]]:
+    """The way of asking under which held-out labelled examples are answered best.
+
+    Each fold leaves out one example of every label (more, where that would make over 16 folds) and
+    asks about them under one context of the rest, which so stays balanced. Candidates are every pattern
+    and channel of the task and every calibration; batch calibration takes the held-out answers of all
+    folds as its pool.
+
+    Returns:
+        The best candidate, and every candidate's merit: the mean of accuracy and of the macro-averaged
+        area under the ROC curve, which a handful of examples tells apart better than accuracy alone.
+    """
+    task = interview.task
+    folds = leave_out_folds(labelled, task.labels)
+    gold = np.array([task.labels.index(str(e.label)) for fold in folds for e in fold])
+    scores: dict[tuple[Kind, str], NDArray[np.float64]] = {}
+    biases: dict[tuple[Kind, str], NDArray[np.float64]] = {}
+    for kind, name in _variants(task, prompt):
+        asking = Asking(kind, "contextual", _named(prompt, kind, name))
+        scores[kind, name], biases[kind, name] = _held_out(interview, asking, folds, labelled, budget, seed)
+    merits: dict[str, float] = {}
+    candidates: dict[str, Asking] = {}
+    for asking, parts in _candidates(task, prompt, list(scores)):
+        total = sum(_calibrated(scores[part], biases[part], asking.calibration) for part in parts)
+        label = " + ".join(f"{kind}:{name}" for kind, name in parts) + f" / {asking.calibration}"
+        candidates[label], merits[label] = asking, merit(np.asarray(total), gold)
+    best = max(merits, key=lambda label: merits[label])
+    return candidates[best], merits
+
+
+def leave_out_folds(labelled: Sequence[Example], labels: Sequence[str]) -> list[list[Example]]:
+    """Disjoint groups with as many examples of every label as any other, at most 16 of them."""
+    by_label = {label: [e for e in labelled if e.label == label] for label in labels}
+    count = min(MAX_FOLDS, min(map(len, by_label.values())))
+    return [[e for label in labels for e in by_label[label][index::count]] for index in range(count)]
+
+
+def merit(log_probabilities: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
+    """Mean of accuracy and macro one-against-rest area under the ROC curve.
+
+    Args:
+        log_probabilities: Shape ``(items, labels)``.
+        gold: Label indices, shape ``(items,)``; every label occurs.
+    """
+    accuracy = (log_probabilities.argmax(-1) == gold).mean()
+    normalised = log_softmax(log_probabilities, axis=-1)
+    areas = [roc_auc_score(gold == label, normalised[:, label]) for label in range(normalised.shape[1])]
+    return float((accuracy + np.mean(areas)) / 2)
+
+
+def _held_out(
+    interview: Interview,
+    asking: Asking,
+    folds: Sequence[Sequence[Example]],
+    labelled: Sequence[Example],
+    budget: Budget,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores of the held-out examples, and for each the bias its context shows on a query without content."""
+    rows, shifts = [], []
+    for fold in folds:
+        rest = [example for example in labelled if example not in fold]
+        shots = min(budget.shots, len(rest))
+        contexts = (
+            draw_contexts(
+                rest, interview.task.labels, Budget(labelled=len(rest), num_contexts=1, num_shots=shots), seed
+            )
+            if rest
+            else ()
+        )
+        kind = answers.kinds_of(asking.scoring)[0]
+        rows.append(interview.scores(asking, contexts, fold)[kind][0])
+        shifts.append(np.repeat(np.asarray(interview.biases(asking, contexts)[kind])[0], len(fold), axis=0))
+    return np.concatenate(rows), np.concatenate(shifts)
+
+
+def _calibrated(
+    scores: NDArray[np.float64], content_free: NDArray[np.float64], calibration: Calibration
+) -> NDArray[np.float64]:
+    if calibration == "contextual":
+        return answers.calibrate(scores, content_free)
+    return answers.calibrate(scores, answers.batch_bias(scores) if calibration == "batch" else 0.0)
+
+
+def _variants(task: TaskDefinition, prompt: Prompt) -> list[tuple[Kind, str]]:
+    """Every pattern, and every channel where prompts are plain."""
+    direct: list[tuple[Kind, str]] = [("direct", name) for name in task.patterns]
+    return direct if prompt.chat else direct + [("channel", name) for name in task.channels]
+
+
+def _named(prompt: Prompt, kind: Kind, name: str) -> Prompt:
+    return prompt.model_copy(update={"pattern" if kind == "direct" else "channel": name})
+
+
+def _candidates(
+    task: TaskDefinition, prompt: Prompt, variants: list[tuple[Kind, str]]
+) -> list[tuple[Asking, list[tuple[Kind, str]]]]:
+    calibrations: tuple[Calibration, ...] = ("batch", "contextual", "none")
+    found: list[tuple[Asking, list[tuple[Kind, str]]]] = []
+    for calibration, (kind, name) in itertools.product(calibrations, variants):
+        found.append((Asking(kind, calibration, _named(prompt, kind, name)), [(kind, name)]))
+    both: Scoring = "both"
+    for calibration in calibrations:
+        for direct, channel in itertools.product(task.patterns, task.channels if not prompt.chat else ()):
+            chosen = prompt.model_copy(update={"pattern": direct, "channel": channel})
+            found.append((Asking(both, calibration, chosen), [("direct", direct), ("channel", channel)]))
+    return found

@@ -1,0 +1,326 @@
+"""What is done in a process of its own: label a setting's queries, train a cell's student, evaluate a cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillshot.config import Prompt, Recipe
+from stillshot.evaluate.folder import RunFolder
+from stillshot.evaluate.metrics import measure, project
+from stillshot.evaluate.records import Cell, SplitResult
+from stillshot.evaluate.resources import latencies, measured
+from stillshot.methods.asking import Asking, Interview
+from stillshot.methods.cells import CellSpec, Setting
+from stillshot.methods.materials import EvaluationSet, Materials
+from stillshot.methods.selection import select_asking
+from stillshot.softlabels import SoftLabelStore
+from stillshot.student.saved import Student
+from stillshot.student.training import TrainingSet, train_student
+from stillshot.student.tuning import count_parameters
+from stillshot.teacher import answers
+from stillshot.teacher.local import LocalTeacher
+from stillshot.types import Context, Example
+
+Report = Callable[[str, int, int], None]
+Array = NDArray[np.float64]
+
+
+def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) -> None:
+    """Have the teacher label a setting's queries, and write their soft labels."""
+    folder, materials = RunFolder(path), Materials(recipe)
+    draw = materials.draw(setting.budget, setting.seed)
+    merits: dict[str, float] = {}
+    with measured() as usage:
+        interview = _interview(recipe, materials, folder, report)
+        asking = Asking(
+            recipe.teacher.scoring, recipe.teacher.calibration, recipe.prompt, recipe.teacher.temperature
+        )
+        if recipe.teacher.select:
+            asking, merits = select_asking(
+                interview, draw.labelled, setting.budget, recipe.prompt, setting.seed
+            )
+        scores = interview.scores(asking, draw.contexts, draw.queries)
+        biases = interview.biases(asking, draw.contexts, scores)
+        soft = answers.soft_labels(scores, biases, asking.temperature)
+    seconds = usage.seconds
+    if 0 < interview.computed < interview.asked:  # resumed: the time that all of them would have taken
+        seconds *= interview.asked / interview.computed
+    writer = interview.writer(asking.prompt)
+    folder.write_json(
+        folder.labels(setting.name),
+        {
+            "setting": asdict(setting) | {"budget": setting.budget.model_dump()},
+            "scoring": asking.scoring,
+            "calibration": asking.calibration,
+            "pattern": writer.pattern_name,
+            "channel": writer.channel_name,
+            "temperature": asking.temperature,
+            "biases": {kind: np.asarray(bias).tolist() for kind, bias in biases.items()},
+            "merits": merits,
+            "labels": materials.task.labels,
+            "queries": [query.key for query in draw.queries],
+            "soft_labels": soft.tolist(),
+            "query_tokens": interview.query_tokens,
+            "label_seconds": seconds,
+            "peak_memory_bytes": usage.peak_memory_bytes,
+        },
+    )
+
+
+def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: float, report: Report) -> None:
+    """Train a cell's student and record what it took."""
+    assert spec.student is not None
+    folder, materials = RunFolder(path), Materials(recipe)
+    draw = materials.draw(spec.setting.budget, spec.setting.seed)
+    prompt = recipe.prompt
+    if spec.method == "pattern_finetune":
+        data, training = TrainingSet(labelled=draw.labelled), spec.student.finetune
+    else:
+        labels = _labels(folder, spec.setting)
+        prompt = _asked_prompt(prompt, labels)
+        assert labels["queries"] == [query.key for query in draw.queries], "soft labels of other queries"
+        data = TrainingSet(draw.queries, np.array(labels["soft_labels"]), draw.labelled)
+        training = spec.student.distill
+    with measured() as usage:
+        record = train_student(
+            spec.student,
+            materials.task,
+            prompt,
+            training,
+            data,
+            folder.student(spec.id),
+            seed=spec.setting.seed,
+            progress=lambda done, total: report("training", done, total),
+            checkpoint_seconds=checkpoint_seconds,
+        )
+    folder.write_json(
+        folder.training(spec.id),
+        {
+            "steps": record.steps,
+            "parameters": record.parameters,
+            "trainable_parameters": record.trainable_parameters,
+            "train_seconds": record.seconds,
+            "peak_memory_bytes": usage.peak_memory_bytes,
+        },
+    )
+
+
+def evaluate_cell(recipe: Recipe, path: Path, spec: CellSpec, report: Report) -> None:
+    """Evaluate a cell on every evaluation set and write its record and predictions."""
+    folder, materials = RunFolder(path), Materials(recipe)
+    if spec.student is not None:
+        record, predictions = _evaluate_student(recipe, folder, materials, spec, report)
+    else:
+        record, predictions = _evaluate_teacher(recipe, folder, materials, spec, report)
+    folder.write_lines(folder.predictions(spec.id), predictions)
+    folder.write_json(folder.cell(spec.id), record.model_dump(mode="json"))
+
+
+# Students ----------------------------------------------------------------------------------------
+
+
+def _evaluate_student(
+    recipe: Recipe, folder: RunFolder, materials: Materials, spec: CellSpec, report: Report
+) -> tuple[Cell, list[dict[str, Any]]]:
+    assert spec.student is not None
+    distilled = spec.method == "context_distillation"
+    training = json.loads(folder.training(spec.id).read_text(encoding="utf-8"))
+    labels = _labels(folder, spec.setting) if distilled else None
+    with measured() as usage:
+        student = Student.load(folder.student(spec.id))
+        results, predictions = _on_all_sets(
+            recipe,
+            materials,
+            lambda examples, progress: _student_answers(
+                student, examples, recipe.evaluation.batch_size, progress
+            ),
+            report,
+        )
+    queries = [q for s in materials.evaluation_sets[:1] for q in s.examples]
+    record = Cell(
+        id=spec.id,
+        method=spec.method,
+        teacher=recipe.teacher.model if distilled else None,
+        student=spec.student.model,
+        head="channel" if student.head == "channel" else "label",
+        tuning=spec.student.tuning,
+        pattern=labels["pattern"] if labels else None,
+        scoring=labels["scoring"] if labels else None,
+        calibration=labels["calibration"] if labels else None,
+        num_shots=spec.setting.budget.shots if distilled else 0,
+        num_contexts=spec.setting.budget.num_contexts if distilled else 0,
+        seed=spec.setting.seed,
+        labelled=spec.setting.budget.labelled,
+        unlabelled=recipe.data.num_unlabelled if distilled else 0,
+        in_domain={s.name: results[s.name] for s in materials.evaluation_sets if s.in_domain},
+        out_of_domain={s.name: results[s.name] for s in materials.evaluation_sets if not s.in_domain},
+        parameters=training["parameters"],
+        trainable_parameters=training["trainable_parameters"],
+        model_bytes=_model_bytes(student.model),
+        peak_memory_bytes=training["peak_memory_bytes"],
+        train_steps=training["steps"],
+        train_seconds=training["train_seconds"],
+        label_seconds=labels["label_seconds"] if labels else 0.0,
+        evaluate_seconds=usage.seconds,
+        query_tokens=labels["query_tokens"] if labels else 0,
+        latency_ms=latencies(
+            lambda i: student.predict_proba([queries[i % len(queries)]]),
+            recipe.evaluation.latency_queries if queries else 0,
+        ),
+    )
+    return record, predictions
+
+
+def _student_answers(
+    student: Student, examples: Sequence[Example], batch_size: int, progress: Callable[[int, int], None]
+) -> Array:
+    result = np.zeros((len(examples), len(student.task.labels)))
+    done = 0
+    for positions, rows in student.predict_batches(examples, batch_size):
+        result[positions] = rows
+        done += len(positions)
+        progress(done, len(examples))
+    return result
+
+
+# Teachers ----------------------------------------------------------------------------------------
+
+
+def _evaluate_teacher(
+    recipe: Recipe, folder: RunFolder, materials: Materials, spec: CellSpec, report: Report
+) -> tuple[Cell, list[dict[str, Any]]]:
+    contexts, asking, biases = _how_asked(recipe, folder, materials, spec)
+    with measured() as usage:
+        interview = _interview(recipe, materials, folder, report, spec.model)
+
+        def answer(examples: Sequence[Example], _: Callable[[int, int], None]) -> Array:
+            scores = interview.scores(asking, contexts, examples)
+            return answers.soft_labels(scores, biases, asking.temperature)  # type: ignore[arg-type]
+
+        results, predictions = _on_all_sets(recipe, materials, answer, report)
+        teacher: Any = interview.teacher
+        parameters, _ = count_parameters(teacher.model)
+    in_context = spec.method == "in_context"
+    writer = interview.writer(asking.prompt)
+    record = Cell(
+        id=spec.id,
+        method=spec.method,
+        teacher=spec.model,
+        pattern=writer.pattern_name,
+        scoring=asking.scoring,
+        calibration=asking.calibration,
+        num_shots=spec.setting.budget.shots if in_context else 0,
+        num_contexts=len(contexts) if in_context else 0,
+        seed=spec.setting.seed,
+        labelled=(len({d.key for c in contexts for d in c.demonstrations}) if in_context else 0),
+        in_domain={s.name: results[s.name] for s in materials.evaluation_sets if s.in_domain},
+        out_of_domain={s.name: results[s.name] for s in materials.evaluation_sets if not s.in_domain},
+        parameters=parameters,
+        model_bytes=_model_bytes(teacher.model),
+        peak_memory_bytes=usage.peak_memory_bytes,
+        evaluate_seconds=usage.seconds,
+        query_tokens=interview.query_tokens,
+        latency_ms=_teacher_latency(interview, asking, contexts, materials, recipe),
+    )
+    return record, predictions
+
+
+def _how_asked(
+    recipe: Recipe, folder: RunFolder, materials: Materials, spec: CellSpec
+) -> tuple[Sequence[Context], Asking, dict[str, Any]]:
+    """The contexts of a cell that asks a teacher, how it is asked, and what calibration divides out."""
+    if spec.method == "zero_shot":
+        return [Context()], Asking("direct", "none", recipe.prompt), {"direct": 0.0}
+    draw = materials.draw(spec.setting.budget, spec.setting.seed)
+    if spec.variant == "raw":
+        return draw.contexts[:1], Asking("direct", "none", recipe.prompt), {"direct": 0.0}
+    labels = _labels(folder, spec.setting)
+    asking = Asking(
+        labels["scoring"], labels["calibration"], _asked_prompt(recipe.prompt, labels), labels["temperature"]
+    )
+    return draw.contexts, asking, {kind: np.array(bias) for kind, bias in labels["biases"].items()}
+
+
+def _teacher_latency(
+    interview: Interview, asking: Asking, contexts: Sequence[Context], materials: Materials, recipe: Recipe
+) -> dict[str, float]:
+    """Milliseconds of one query asked alone: every context is read again, as without a prefix cache."""
+    queries = [q for s in materials.evaluation_sets[:1] for q in s.examples]
+    writer, teacher = interview.writer(asking.prompt), interview.teacher
+    tokens = [ids[0] for ids in writer.verbalizer.token_ids] if writer.verbalizer.single_token else None
+
+    def ask(index: int) -> None:
+        for kind in answers.kinds_of(asking.scoring):
+            for context in contexts:
+                prompts = writer.prompts(kind, context, [queries[index % len(queries)]])
+                list(teacher.score(prompts, tokens if kind == "direct" else None))
+
+    passes = len(contexts) * len(answers.kinds_of(asking.scoring))
+    return latencies(ask, max(3, recipe.evaluation.latency_queries // (4 * passes)) if queries else 0)
+
+
+# Shared ------------------------------------------------------------------------------------------
+
+
+def _interview(
+    recipe: Recipe, materials: Materials, folder: RunFolder, report: Report, model: str | None = None
+) -> Interview:
+    section = recipe.teacher
+    if model and model != section.model:
+        section = section.model_copy(update={"model": model, "revision": None})
+    return Interview(LocalTeacher(section), materials.task, SoftLabelStore(folder.softlabels), report)
+
+
+def _labels(folder: RunFolder, setting: Setting) -> dict[str, Any]:
+    return json.loads(folder.labels(setting.name).read_text(encoding="utf-8"))
+
+
+def _asked_prompt(prompt: Prompt, labels: dict[str, Any]) -> Prompt:
+    return prompt.model_copy(update={"pattern": labels["pattern"], "channel": labels["channel"]})
+
+
+def _on_all_sets(
+    recipe: Recipe,
+    materials: Materials,
+    answer: Callable[[Sequence[Example], Callable[[int, int], None]], Array],
+    report: Report,
+) -> tuple[dict[str, SplitResult], list[dict[str, Any]]]:
+    """Results by evaluation set, and one line a prediction."""
+    results: dict[str, SplitResult] = {}
+    lines: list[dict[str, Any]] = []
+    for evaluation in materials.evaluation_sets:
+        raw = answer(evaluation.examples, lambda done, total: report("evaluating", done, total))
+        probabilities = project(raw, evaluation.projection, len(evaluation.task.labels))
+        results[evaluation.name] = measure(
+            evaluation.examples,
+            probabilities,
+            evaluation.task.labels,
+            bootstrap_samples=recipe.evaluation.bootstrap_samples,
+            bins=recipe.evaluation.calibration_bins,
+        )
+        lines += _prediction_lines(evaluation, probabilities)
+    return results, lines
+
+
+def _prediction_lines(evaluation: EvaluationSet, probabilities: Array) -> list[dict[str, Any]]:
+    labels = evaluation.task.labels
+    return [
+        {
+            "split": evaluation.name,
+            "index": index,
+            "gold": example.label,
+            "probabilities": {label: round(float(p), 6) for label, p in zip(labels, row, strict=True)},
+        }
+        for index, (example, row) in enumerate(zip(evaluation.examples, probabilities, strict=True))
+    ]
+
+
+def _model_bytes(model: Any) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

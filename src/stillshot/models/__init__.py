@@ -1,0 +1,1 @@
+"""Model ids and what stands behind them: Hub, folder, bundled weights, random weights."""

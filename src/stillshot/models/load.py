@@ -1,0 +1,147 @@
+"""Load configurations, tokenizers and models behind resolved ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from stillshot.errors import ModelError
+from stillshot.models.random_weights import random_config, random_tokenizer
+from stillshot.models.resolve import ResolvedModel
+
+# Auto classes list encoders such as BERT as causal models too; these read in both directions.
+_ENCODERS = {
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "modernbert",
+    "mpnet", "nomic_bert", "roberta", "xlm-roberta",
+}  # fmt: skip
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def best_device() -> torch.device:
+    """The accelerator where there is one, else the processor."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """The named dtype; ``auto`` is bfloat16 where the device computes in it natively, else float32."""
+    if name != "auto":
+        return _DTYPES[name]
+    device = best_device()
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        native = able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16")
+        return torch.bfloat16 if native else torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def load_config(resolved: ResolvedModel) -> Any:
+    """The model's configuration.
+
+    Raises:
+        ModelError: The model is not found or the Hub cannot be reached.
+    """
+    if resolved.is_random:
+        return random_config(resolved.location)
+    return _explained(
+        resolved, lambda: AutoConfig.from_pretrained(resolved.location, revision=resolved.revision)
+    )
+
+
+def load_tokenizer(resolved: ResolvedModel) -> Any:
+    """The model's tokenizer, padding on the right.
+
+    Raises:
+        ModelError: The model is not found or the Hub cannot be reached.
+    """
+    if resolved.is_random:
+        tokenizer = random_tokenizer(resolved.location)
+    else:
+        tokenizer = _explained(
+            resolved, lambda: AutoTokenizer.from_pretrained(resolved.location, revision=resolved.revision)
+        )
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether the model reads in both directions, and so cannot be a teacher or start from label words."""
+    return config.model_type in _ENCODERS or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
+def window(config: Any) -> int:
+    """Positions the model has; a large number where it has no limit."""
+    text = config.get_text_config()
+    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions")]
+    return next((int(limit) for limit in limits if limit), 1_000_000)
+
+
+def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal language model on the processor, in evaluation mode.
+
+    Raises:
+        ModelError: It is not a causal language model, or is not found.
+    """
+    config = load_config(resolved)
+    if is_encoder(config):
+        raise ModelError(
+            f"{resolved.id} ({config.model_type}) is not a causal language model, so it can neither be a "
+            "teacher nor have a channel head. Use a decoder, e.g. bundled:smollm2-135m."
+        )
+    if resolved.is_random:
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    return _explained(
+        resolved,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            resolved.location, revision=resolved.revision, dtype=dtype
+        ).eval(),
+    )
+
+
+def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
+    """A sequence-classification model; its score layer is fresh where the weights have none.
+
+    ``settings`` go into the configuration (labels, padding token).
+
+    Raises:
+        ModelError: The architecture has no sequence-classification class, or the model is not found.
+    """
+    config = load_config(resolved)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    try:
+        if resolved.is_random:
+            torch.manual_seed(0)
+            return AutoModelForSequenceClassification.from_config(config, dtype=dtype)
+        return _explained(
+            resolved,
+            lambda: AutoModelForSequenceClassification.from_pretrained(
+                resolved.location, revision=resolved.revision, config=config, dtype=dtype
+            ),
+        )
+    except ValueError as error:
+        raise ModelError(f"{resolved.id} cannot be a classifier: {error}") from error
+
+
+def _explained(resolved: ResolvedModel, load: Any) -> Any:
+    """Run ``load`` and say in one message why a model cannot be had."""
+    try:
+        return load()
+    except OSError as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"The model {resolved.id!r} cannot be loaded: {first} Check the id and the network, or use a "
+            "local folder, bundled:smollm2-135m or bundled:minilm-l6."
+        ) from error

@@ -1,0 +1,79 @@
+"""The output layer of a causal language model, without ever building all logits of a batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+# Rows of the vocabulary projection that exist at the same time; 256 x 50k in float32 are 51 MB.
+_CHUNK = 256
+
+
+def output_logits(model: Any, states: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Logits of hidden states, shape ``(states, vocabulary or rows)``, float32.
+
+    Args:
+        model: A causal language model.
+        states: Last hidden states, shape ``(states, hidden)``.
+        rows: Token ids whose logits are wanted; all of them if ``None``.
+    """
+    head = model.get_output_embeddings()
+    weight, bias = head.weight, getattr(head, "bias", None)
+    if rows is not None:
+        weight, bias = weight[rows].to(states.dtype), None if bias is None else bias[rows].to(states.dtype)
+        logits = torch.nn.functional.linear(
+            states.float(), weight.float(), None if bias is None else bias.float()
+        )
+    else:
+        logits = head(states).float()
+    config = model.config.get_text_config()
+    if getattr(config, "logit_scale", None) and config.model_type.startswith("cohere"):
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None) and config.model_type.startswith("granite"):
+        logits = logits / config.logits_scaling
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def label_logits(model: Any, states: Tensor, label_tokens: Sequence[int]) -> Tensor:
+    """Logits at the label tokens, shape ``(states, labels)``: log-probabilities up to a constant a row."""
+    return output_logits(model, states, torch.tensor(label_tokens, device=states.device))
+
+
+def span_log_probabilities(
+    model: Any, hidden: Tensor, spans: Sequence[tuple[int, int]], targets: Sequence[Sequence[int]]
+) -> Tensor:
+    """For each row, the summed log-probability of its targets, shape ``(rows,)``, float32.
+
+    The vocabulary projection is done in chunks, and in training recomputed in the backward pass, so
+    memory does not grow with the number of scored tokens.
+
+    Args:
+        model: A causal language model.
+        hidden: Last hidden states, shape ``(rows, length, hidden)``.
+        spans: Half-open ranges of the positions whose next tokens are scored.
+        targets: Those next tokens, as many a row as its span has positions.
+    """
+    states = torch.cat([hidden[row, start:end] for row, (start, end) in enumerate(spans)])
+    wanted = torch.tensor([token for row in targets for token in row], device=hidden.device)
+    owner = torch.repeat_interleave(
+        torch.arange(len(spans), device=hidden.device),
+        torch.tensor([end - start for start, end in spans], device=hidden.device),
+    )
+
+    def chunk_log_probabilities(part: Tensor, tokens: Tensor) -> Tensor:
+        logits = output_logits(model, part)
+        return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+    pieces = []
+    for part, tokens in zip(states.split(_CHUNK), wanted.split(_CHUNK), strict=True):
+        if torch.is_grad_enabled() and part.requires_grad:
+            pieces.append(checkpoint(chunk_log_probabilities, part, tokens, use_reentrant=False))
+        else:
+            pieces.append(chunk_log_probabilities(part, tokens))
+    total = torch.zeros(len(spans), dtype=torch.float32, device=hidden.device)
+    return total.index_add(0, owner, torch.cat(pieces))  # type: ignore[arg-type]

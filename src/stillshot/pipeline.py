@@ -1,0 +1,153 @@
+"""The whole story: check, label, train, evaluate, report. Each stage reads what the one before wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillshot.config import Recipe
+from stillshot.errors import RunFolderError, StillshotError
+from stillshot.evaluate.assemble import assemble
+from stillshot.evaluate.folder import RunFolder
+from stillshot.evaluate.records import Cell, Results
+from stillshot.evaluate.runner import run_isolated
+from stillshot.methods.cells import CellSpec, Setting, asked_settings, cells
+from stillshot.methods.check import check
+from stillshot.methods.materials import Materials
+from stillshot.methods.work import evaluate_cell, label_setting, train_cell
+from stillshot.report import write_report
+
+Report = Callable[[str, str, int, int], None]  # (name of the work, what, done, total)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe in its folder.
+
+    Finished work is never done twice: labelled queries, trained students and evaluated cells are found
+    in the folder. A cell that fails is remembered with its reason, and the others go on.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    report: Report
+    failures: dict[str, str]
+    checkpoint_seconds: float = 120.0
+
+    def label(self) -> None:
+        """Have the teacher label the queries of every budget and seed."""
+        for setting in asked_settings(self.recipe):
+            if not self.folder.labels(setting.name).is_file():
+                self._isolated(f"labels {setting.name}", label_setting, setting)
+
+    def train(self) -> None:
+        """Train the students of every cell that trains one."""
+        for spec in cells(self.recipe):
+            if spec.student is not None and not self.folder.training(spec.id).is_file():
+                if (
+                    spec.method == "context_distillation"
+                    and not self.folder.labels(spec.setting.name).is_file()
+                ):
+                    raise RunFolderError(
+                        f"{self.folder.path} has no soft labels for {spec.id}. Run `stillshot label` first."
+                    )
+                self._attempt(spec, train_cell, spec, self.checkpoint_seconds)
+
+    def evaluate(self) -> None:
+        """Evaluate every cell on every evaluation set."""
+        for evaluation in Materials(self.recipe).evaluation_sets:
+            path = self.folder.evaluation(evaluation.name)
+            if not path.is_file():
+                rows = [
+                    {"index": i, "fields": dict(e.fields), "label": e.label, "groups": dict(e.groups)}
+                    for i, e in enumerate(evaluation.examples)
+                ]
+                self.folder.write_lines(path, rows)
+        for spec in cells(self.recipe):
+            if self.folder.cell(spec.id).is_file() or spec.id in self.failures:
+                continue
+            needed = self.folder.labels(spec.setting.name)
+            if spec.variant == "teacher" and not needed.is_file():
+                raise RunFolderError(f"{needed} is not there yet. Run `stillshot label` first.")
+            if spec.student is not None and not self.folder.training(spec.id).is_file():
+                raise RunFolderError(
+                    f"The student of {spec.id} is not trained yet. Run `stillshot train` first."
+                )
+            self._attempt(spec, evaluate_cell, spec)
+
+    def write_results(self) -> Results:
+        """Put all records together, and write ``results.json`` and the report."""
+        specs = cells(self.recipe)
+        records = [self._record(spec) for spec in specs]
+        known = [record for record in records if record is not None]
+        if not any(record.failed is None for record in known):
+            raise RunFolderError(f"{self.folder.path} has no evaluated cell yet. Run `stillshot run` first.")
+        task = Materials(self.recipe).task
+        results = assemble(self.folder, self.recipe, task.name, task.labels, known)
+        self.folder.write(self.folder.results, results.model_dump_json(by_alias=True, indent=2) + "\n")
+        write_report(self.folder.path)
+        return results
+
+    def _record(self, spec: CellSpec) -> Cell | None:
+        if spec.id not in self.failures:
+            return self.folder.read_cell(spec.id)
+        student = spec.student
+        return Cell(
+            id=spec.id,
+            method=spec.method,
+            teacher=self.recipe.teacher.model if spec.method != "pattern_finetune" else None,
+            student=student.model if student else None,
+            tuning=student.tuning if student else None,
+            seed=spec.setting.seed,
+            labelled=spec.setting.budget.labelled,
+            parameters=0,
+            model_bytes=0,
+            peak_memory_bytes=0,
+            failed=self.failures[spec.id],
+        )
+
+    def _attempt(self, spec: CellSpec, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._isolated(spec.id, work, *arguments)
+        except StillshotError as error:
+            self.failures[spec.id] = str(error)
+            self.report(spec.id, f"failed: {error}", 0, 0)
+
+    def _isolated(self, name: str, work: Callable[..., None], *arguments: object) -> None:
+        run_isolated(
+            work,
+            self.recipe,
+            self.folder.path,
+            *arguments,
+            report=lambda what, done, total: self.report(name, what, done, total),
+        )
+
+
+def open_run(recipe: Recipe, path: Path, report: Report | None = None) -> Run:
+    """Check a recipe and make a folder its run's, or go on with the run that is there.
+
+    Raises:
+        StillshotError: The recipe cannot be run (nothing is written), or the folder is another's.
+    """
+    folder = RunFolder(path)
+    check(recipe)
+    folder.claim(recipe)
+    return Run(recipe, folder, report or (lambda *_: None), {})
+
+
+def run(recipe: Recipe, path: Path, report: Report | None = None) -> Results:
+    """Run a recipe from beginning to end in a folder; an interrupted run goes on where it was.
+
+    Raises:
+        StillshotError: See :func:`open_run`; or the teacher could not label the queries. Cells that
+            fail do not raise: they have ``failed`` set in the results.
+    """
+    story = open_run(recipe, path, report)
+    story.label()
+    story.train()
+    story.evaluate()
+    return story.write_results()
+
+
+__all__ = ["Run", "Setting", "open_run", "run"]

@@ -1,0 +1,1 @@
+"""From examples to the exact token ids that a model reads."""

@@ -1,0 +1,84 @@
+"""Text to token ids, the same way everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stillshot.errors import PromptError
+
+
+class PromptEncoder:
+    """Turns whole prompts into token ids.
+
+    Special tokens spelled out in the data stay plain text (an ``<|im_end|>`` in a review never ends a
+    turn), except in chat form, where the template's own must be read. A prompt starts with the
+    tokenizer's begin-of-sequence token where the tokenizer itself would put one.
+
+    Args:
+        tokenizer: A fast transformers tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise PromptError(
+                f"The tokenizer of {tokenizer.name_or_path!r} is not a fast one; Stillshot needs token "
+                "offsets. Use a model whose repository has a tokenizer.json."
+            )
+        self.tokenizer = tokenizer
+        probe = tokenizer("a").input_ids
+        bos = tokenizer.bos_token_id
+        self._start = [bos] if bos is not None and probe and probe[0] == bos else []
+
+    def encode_all(self, texts: Sequence[str], *, chat: bool = False) -> list[list[int]]:
+        """Token ids of each text."""
+        ids = self._tokenize(texts, chat)["input_ids"]
+        return [[*self._start, *row] for row in ids]
+
+    def encode(self, text: str, *, chat: bool = False) -> list[int]:
+        """Token ids of one text."""
+        return self.encode_all([text], chat=chat)[0]
+
+    def encode_with_boundaries(
+        self, texts: Sequence[str], boundaries: Sequence[int]
+    ) -> tuple[list[list[int]], list[int]]:
+        """Token ids of each text, and the index of the first token that reaches past a character.
+
+        Tokens are those of the whole text; one that straddles the boundary counts as past it.
+        """
+        tokenized = self._tokenize(texts, chat=False, offsets=True)
+        shift = len(self._start)
+        starts = []
+        for offsets, boundary in zip(tokenized["offset_mapping"], boundaries, strict=True):
+            past = (index for index, (_, end) in enumerate(offsets) if end > boundary)
+            starts.append(next(past, len(offsets)) + shift)
+        return [[*self._start, *row] for row in tokenized["input_ids"]], starts
+
+    def without_last(self, text: str, tokens: int) -> str:
+        """The text without its last ``tokens`` tokens."""
+        offsets = self._tokenize([text], chat=False, offsets=True)["offset_mapping"][0]
+        keep = max(0, len(offsets) - tokens)
+        return text[: offsets[keep - 1][1]] if keep else ""
+
+    def refuse_special_tokens(self, text: str, origin: str) -> None:
+        """Refuse data that would end or start a turn of a chat.
+
+        Raises:
+            PromptError: The text spells out a special token of the tokenizer.
+        """
+        for token in self.tokenizer.all_special_tokens:
+            if token in text:
+                raise PromptError(
+                    f"{origin or 'An example'} contains {token!r}, a special token of the chat template. "
+                    "Remove it from the data, or set prompt.chat to false, where it is plain text."
+                )
+
+    def _tokenize(self, texts: Sequence[str], chat: bool, offsets: bool = False) -> Any:
+        return self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=not chat,
+            return_offsets_mapping=offsets,
+            return_attention_mask=False,
+            verbose=False,
+        )

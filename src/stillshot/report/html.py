@@ -1,0 +1,141 @@
+"""The page: records, figures and examples put into one file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from stillshot.evaluate.records import Results
+from stillshot.report import names
+from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
+from stillshot.report.examples import choose_examples
+from stillshot.report.figures import Drawing, write_figures
+from stillshot.report.folder import read_recipe_text, read_results
+from stillshot.report.narrative import tell
+from stillshot.report.tables import comparison_table, differences_table, failures_table
+
+_REFERENCE = re.compile(r"#([\w.-]+)")
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` and ``figures/*.svg|png`` into a run folder from its records.
+
+    The same records give the same bytes. Only the folder is read; whatever optional part it lacks
+    (recipe, predictions, evaluation sets) is left out with a sentence that says so.
+
+    Args:
+        run_dir: A folder that ``stillshot run`` wrote.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        RunFolderError: ``results.json`` is missing or does not hold run records.
+    """
+    results = read_results(run_dir)
+    drawings = write_figures(results, run_dir / "figures")
+    page = _render(run_dir, results, drawings)
+    path = run_dir / "report.html"
+    unfinished = path.with_suffix(".html.tmp")
+    unfinished.write_text(page, encoding="utf-8")
+    unfinished.replace(path)  # a reader never meets half a page
+    return path
+
+
+def _render(run_dir: Path, results: Results, drawings: list[Drawing]) -> str:
+    environment = Environment(
+        loader=PackageLoader("stillshot.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = names.shorten
+    page = environment.get_template("report.html.j2").render(
+        results=results,
+        story=tell(results),
+        comparison=comparison_table(results) if results.summary else None,
+        failures=failures_table(results),
+        figures=[(drawing, inline_svg(drawing)) for drawing in drawings],
+        groups=group_tables(results),
+        differences=differences_table(results),
+        calibration=calibration_table(results),
+        predicted=predicted_tables(results),
+        examples=choose_examples(run_dir, results),
+        recipe=_shown(read_recipe_text(run_dir)),
+        hardware={key: _plain(value) for key, value in results.hardware.items()},
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else names.shorten(text, 100_000)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def inline_svg(drawing: Drawing) -> Markup:
+    """A figure as an element of the page, named and described for those who cannot see it.
+
+    Identifiers are kept only where something refers to them, and get the figure's name in front, so
+    that two figures on one page do not share any. The SVG is our own drawing, parsed and written
+    anew, in which every label is escaped text; so it is safe to put it into the page as it is.
+    """
+    root = ElementTree.fromstring(drawing.svg)
+    present = {node.attrib["id"] for node in root.iter() if "id" in node.attrib}
+    values = [value for node in root.iter() for value in node.attrib.values()]
+    used = present.intersection(name for value in values for name in _REFERENCE.findall(value))
+    for parent in root.iter():
+        for child in list(parent):
+            if _local(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    for node in root.iter():
+        node.tag = _local(node.tag)
+        attributes = {_local(name): value for name, value in node.attrib.items()}
+        if attributes.get("id") not in used:
+            attributes.pop("id", None)
+        node.attrib = {name: _renamed(name, value, drawing.name, used) for name, value in attributes.items()}
+    _describe(root, drawing)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _local(name: str) -> str:
+    return name.rsplit("}", 1)[-1]
+
+
+def _renamed(attribute: str, value: str, figure: str, used: set[str]) -> str:
+    if attribute == "id":
+        return f"{figure}-{value}"
+    return _REFERENCE.sub(lambda found: f"#{figure}-{found[1]}" if found[1] in used else found[0], value)
+
+
+def _describe(root: ElementTree.Element, drawing: Drawing) -> None:
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    width = float(root.attrib["viewBox"].split()[2])
+    title = ElementTree.Element("title", {"id": f"{drawing.name}-title"})
+    title.text = drawing.title
+    description = ElementTree.Element("desc", {"id": f"{drawing.name}-desc"})
+    description.text = drawing.description
+    root.insert(0, description)
+    root.insert(0, title)
+    root.attrib.update(
+        {
+            "role": "img",
+            "aria-labelledby": f"{drawing.name}-title {drawing.name}-desc",
+            # A point of the drawing is shown as 1.3 CSS pixels where there is room, and never as less
+            # than 0.95, below which the page scrolls the figure instead.
+            "style": (
+                f"width: {1.3 * width:.0f}px; min-width: {0.95 * width:.0f}px; "
+                "stroke-linejoin: round; stroke-linecap: butt"
+            ),
+        }
+    )

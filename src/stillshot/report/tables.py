@@ -1,0 +1,276 @@
+"""The comparison of methods as a table, for the page and as Markdown; pure functions of the records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stillshot.evaluate.records import Comparison, Interval, Results, SummaryLine
+from stillshot.report import names
+from stillshot.report.lines import evaluation_sets, headline, interval_on, items_in, ordered_lines
+from stillshot.report.names import NOT_APPLICABLE
+
+NO_CLEAR_DIFFERENCE = "no clear difference"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one field of a table shows: a value, and in smaller print what qualifies it."""
+
+    text: str
+    detail: str = ""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading; neighbours with the same ``group`` share a heading above theirs."""
+
+    title: str
+    detail: str = ""
+    number: bool = True
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: what it is about, and one entry a column."""
+
+    name: Entry
+    entries: tuple[Entry, ...]
+    featured: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; ``row_title`` heads the column of row names."""
+
+    caption: str
+    row_title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Shared headings with the number of columns below each; empty where no column has one."""
+        spans: list[tuple[str, int]] = []
+        for column in self.columns:
+            if spans and spans[-1][0] == column.group:
+                spans[-1] = (column.group, spans[-1][1] + 1)
+            else:
+                spans.append((column.group, 1))
+        return spans if any(group for group, _ in spans) else []
+
+
+# The comparison of methods -----------------------------------------------------------------------
+
+
+def comparison_table(results: Results) -> Table:
+    """Every line of the summary with its accuracy on each evaluation set and what it costs.
+
+    A mean is marked as strong only where its whole interval lies above those of all other lines.
+    """
+    lines = ordered_lines(results)
+    sets = evaluation_sets(results)
+    accuracies = [_accuracy_entries([interval_on(line, split) for line in lines]) for split, _ in sets]
+    featured = headline(results)
+    rows = tuple(
+        Row(
+            Entry(names.method_name(line.method), names.contexts(line)),
+            (*_setup(line), *(column[position] for column in accuracies), *_costs(line)),
+            featured=featured is not None and line.key == featured.key,
+        )
+        for position, line in enumerate(lines)
+    )
+    columns = (
+        Column("Model", number=False),
+        Column("Head, tuning", number=False),
+        Column("Labels"),
+        *(_accuracy_column(results, split, inside) for split, inside in sets),
+        Column("Parameters", group="Cost"),
+        Column("Model size", group="Cost"),
+        Column("Peak memory", group="Cost"),
+        Column("Train time", group="Cost"),
+        Column("Label time", group="Cost"),
+        Column("Latency", "p50", group="Cost"),
+    )
+    return Table("Accuracy and cost of each method", "Method", columns, rows)
+
+
+def _accuracy_column(results: Results, split: str, inside: bool) -> Column:
+    number = items_in(results, split)
+    detail = f"n = {names.count(number)}" if number is not None else ""
+    return Column(names.shorten(split, 40), detail, group=f"{kind(inside).capitalize()}, %")
+
+
+def kind(inside: bool) -> str:
+    """How an evaluation set relates to the task that was taught."""
+    return "in-domain" if inside else "out-of-domain"
+
+
+def _accuracy_entries(column: Sequence[Interval | None]) -> list[Entry]:
+    best = clear_best(column)
+    return [
+        Entry(NOT_APPLICABLE)
+        if found is None
+        else Entry(names.percent(found.mean), names.interval(found.ci95), strong=position == best)
+        for position, found in enumerate(column)
+    ]
+
+
+def clear_best(column: Sequence[Interval | None]) -> int | None:
+    """The position whose interval lies above all others, if there is one.
+
+    >>> clear_best([Interval(mean=0.9, ci95=(0.8, 1.0), seeds=1), Interval(mean=0.7, ci95=(0.6, 0.85), seeds=1)])
+    """
+    present = [(position, found) for position, found in enumerate(column) if found is not None]
+    if len(present) < 2:
+        return None
+    position, best = max(present, key=lambda pair: pair[1].mean)
+    apart = all(best.ci95[0] > found.ci95[1] for other, found in present if other != position)
+    return position if apart else None
+
+
+def _setup(line: SummaryLine) -> tuple[Entry, Entry, Entry]:
+    asked = [names.SCORINGS.get(line.scoring or "", ""), names.CALIBRATIONS.get(line.calibration or "", "")]
+    if line.student:
+        taught = f"taught by {names.model_name(line.teacher)}" if line.teacher else ""
+        model = Entry(names.model_name(line.student), taught)
+        tuning = ", ".join(
+            filter(None, (names.HEADS.get(line.head or "", ""), names.TUNINGS.get(line.tuning or "", "")))
+        )
+    else:
+        model = Entry(names.model_name(line.teacher))
+        tuning = "none"
+    how = Entry(tuning or NOT_APPLICABLE, ", ".join(filter(None, asked)))
+    taught_by_soft_labels = f"+ {names.plural(line.unlabelled, 'query')}" if line.unlabelled else ""
+    return model, how, Entry(names.count(line.labelled), taught_by_soft_labels)
+
+
+def _costs(line: SummaryLine) -> tuple[Entry, ...]:
+    partly = 0 < line.trainable_parameters < line.parameters
+    trained = f"{names.parameters(line.trainable_parameters)} trained" if partly else ""
+    return (
+        Entry(names.parameters(line.parameters), trained),
+        Entry(names.size(line.model_bytes)),
+        Entry(names.size(line.peak_memory_bytes)),
+        Entry(names.duration(line.train_seconds)),
+        Entry(names.duration(line.label_seconds)),
+        Entry(names.milliseconds(line.latency_ms.get("p50"))),
+    )
+
+
+# Differences -------------------------------------------------------------------------------------
+
+
+def verdict(comparison: Comparison) -> str:
+    """``better`` or ``worse`` where the interval of the difference excludes zero, and no word otherwise.
+
+    >>> verdict(Comparison(a="x", b="y", split="hans", difference=0.1, ci95=(0.0, 0.2), p=0.05))
+    'no clear difference'
+    """
+    low, high = comparison.ci95
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else NO_CLEAR_DIFFERENCE
+
+
+def reversed_comparison(comparison: Comparison) -> Comparison:
+    """The same difference seen from the other side."""
+    low, high = comparison.ci95
+    return comparison.model_copy(
+        update={
+            "a": comparison.b,
+            "b": comparison.a,
+            "difference": -comparison.difference,
+            "ci95": (-high, -low),
+        }
+    )
+
+
+def differences_table(results: Results) -> Table | None:
+    """Every paired comparison in the records, or ``None`` without any."""
+    if not results.comparisons:
+        return None
+    named = names.line_names(results.summary)
+    rows = tuple(
+        Row(
+            Entry(named.get(comparison.a, names.shorten(comparison.a, 80))),
+            (
+                Entry(named.get(comparison.b, names.shorten(comparison.b, 80))),
+                Entry(names.shorten(comparison.split, 40)),
+                Entry(names.points(comparison.difference), strong=verdict(comparison) != NO_CLEAR_DIFFERENCE),
+                Entry(names.interval(comparison.ci95)),
+                Entry("< 0.001" if comparison.p < 0.001 else names.decimal(comparison.p)),
+                Entry(verdict(comparison)),
+            ),
+        )
+        for comparison in results.comparisons
+    )
+    columns = (
+        Column("Against", number=False),
+        Column("Evaluation set", number=False),
+        Column("Difference", "points"),
+        Column("95% interval", "points"),
+        Column("p"),
+        Column("The first is", number=False),
+    )
+    return Table("Paired differences in accuracy", "Method", columns, rows)
+
+
+def failures_table(results: Results) -> Table | None:
+    """The cells that did not finish, with their reason, or ``None`` where all did."""
+    failed = [cell for cell in results.cells if cell.failed is not None]
+    if not failed:
+        return None
+    rows = tuple(
+        Row(
+            Entry(names.method_name(cell.method), names.shorten(cell.id, 80)),
+            (
+                Entry(names.model_name(cell.student or cell.teacher)),
+                Entry(names.count(cell.labelled)),
+                Entry(str(cell.seed)),
+                Entry(names.shorten(cell.failed or "No reason was recorded.")),
+            ),
+        )
+        for cell in failed
+    )
+    columns = (
+        Column("Model", number=False),
+        Column("Labels"),
+        Column("Seed"),
+        Column("Reason", number=False),
+    )
+    return Table("Cells that failed", "Cell", columns, rows)
+
+
+# Markdown ----------------------------------------------------------------------------------------
+
+
+def markdown_table(results: Results) -> str:
+    """The comparison as a Markdown table; details that no README needs are left out."""
+    table = comparison_table(results)
+    heads = [_markdown(table.row_title)]
+    for column in table.columns:
+        what = f"({column.group.lower()})" if column.group.endswith("%") else column.detail
+        heads.append(_markdown(f"{column.title} {what}"))
+    rules = ["---", *("---:" if column.number else "---" for column in table.columns)]
+    rows = [
+        [_markdown(row.name.text), *map(_markdown_entry, row.entries, table.columns)] for row in table.rows
+    ]
+    return "\n".join(f"| {' | '.join(fields)} |" for fields in (heads, rules, *rows)) + "\n"
+
+
+def _markdown_entry(entry: Entry, column: Column) -> str:
+    text = f"**{_markdown(entry.text)}**" if entry.strong else _markdown(entry.text)
+    if not entry.detail or column.title == "Head, tuning":
+        return text
+    if column.group.endswith("%"):
+        return f"{text} [{_markdown(entry.detail)}]"
+    return f"{text}{' ' if column.title == 'Labels' else ', '}{_markdown(entry.detail)}"
+
+
+def _markdown(text: str) -> str:
+    """Text that cannot end its field or become markup."""
+    return re.sub(r"[\\`*_|\[\]<>]", r"\\\g<0>", " ".join(names.shorten(text).split()))

@@ -1,0 +1,1 @@
+"""Models that see the query alone: heads, tuning, losses, training, and saved students."""

@@ -1,0 +1,169 @@
+"""Context distillation over ``transformers.Trainer``."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from stillshot.student.features import Feature
+from stillshot.student.losses import distillation_loss
+
+_TARGETS = ("soft_labels", "label", "row_weight")
+
+
+@dataclass
+class ContextDistillationConfig(TrainingArguments):
+    """Arguments of :class:`ContextDistillationTrainer`, on top of ``TrainingArguments``."""
+
+    temperature: float = field(
+        default=1.0, metadata={"help": "Temperature of teacher and student distributions in the loss."}
+    )
+    beta: float = field(
+        default=0.0, metadata={"help": "Divergence: 0 forward KL, 0.5 Jensen-Shannon, 1 reverse KL."}
+    )
+    checkpoint_seconds: float = field(
+        default=120.0, metadata={"help": "Save a checkpoint when so many seconds have passed since the last."}
+    )
+    bucket_batches: int = field(
+        default=8,
+        metadata={"help": "Batches are formed from items of similar length among so many batches' worth."},
+    )
+
+
+class ContextDistillationTrainer(Trainer):
+    """Trains a student on soft labels (divergence) and labelled demonstrations (cross-entropy).
+
+    A row of ``train_dataset`` holds the model's inputs and ``soft_labels`` (probabilities over the label
+    set, from a teacher that saw the context), ``label`` (a label's index, or -100 for a row taught by
+    its soft labels) and ``row_weight`` (:func:`stillshot.student.losses.row_weights`; 1 if absent). Logits
+    are over the label set, so no vocabulary-wide tensor is built, and any teacher can teach any student.
+
+    Other arguments are those of ``transformers.Trainer``; with ``peft_config`` the model is wrapped first.
+
+    Args:
+        pad: Pads a list of rows' inputs into tensors (:meth:`stillshot.student.features.Featurizer.pad`).
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: ContextDistillationConfig | None = None,
+        *,
+        pad: Callable[[Sequence[Feature]], dict[str, Tensor]],
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
+    ) -> None:
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
+        args = args or ContextDistillationConfig(output_dir="stillshot-student")
+        args.remove_unused_columns = False
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=lambda rows: collate(rows, pad),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=[*(callbacks or []), TimedCheckpoints(args.checkpoint_seconds)],
+            optimizers=optimizers,
+        )
+        # The loss is a mean over rows: accumulated batches are averaged, not divided by a count of tokens.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The distillation loss of a batch; see :func:`stillshot.student.losses.distillation_loss`."""
+        targets = {name: inputs.pop(name) for name in _TARGETS}
+        outputs = model(**inputs)
+        loss = distillation_loss(
+            outputs.logits,
+            targets["soft_labels"],
+            targets["label"],
+            targets["row_weight"],
+            beta=self.args.beta,  # type: ignore[union-attr]
+            temperature=self.args.temperature,  # type: ignore[union-attr]
+        )
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        lengths = [row["length"] for row in dataset]  # type: ignore[union-attr]
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return BucketSampler(lengths, size, self.args.bucket_batches, self.args.seed)  # type: ignore[union-attr]
+
+
+def collate(
+    rows: Sequence[Feature], pad: Callable[[Sequence[Feature]], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """A padded batch with its targets."""
+    inputs = [{name: value for name, value in row.items() if name not in _TARGETS} for row in rows]
+    return {
+        **pad(inputs),
+        "soft_labels": torch.tensor([row["soft_labels"] for row in rows], dtype=torch.float32),
+        "label": torch.tensor([row.get("label", -100) for row in rows]),
+        "row_weight": torch.tensor([row.get("row_weight", 1.0) for row in rows], dtype=torch.float32),
+    }
+
+
+class BucketSampler(Sampler[int]):
+    """A random order in which neighbours have similar lengths, so that batches hold little padding.
+
+    Items are shuffled, cut into buckets of some batches' worth, sorted by length within a bucket, and
+    the batches shuffled again. The order depends on the seed and the epoch alone.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, bucket_batches: int, seed: int) -> None:
+        self.lengths, self.batch_size = lengths, batch_size
+        self.bucket = max(1, bucket_batches) * batch_size
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch; called by the data loader."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"batches:{self.seed}:{self.epoch}")
+        order = rng.sample(range(len(self.lengths)), len(self.lengths))
+        buckets = [order[at : at + self.bucket] for at in range(0, len(order), self.bucket)]
+        ordered = [item for bucket in buckets for item in sorted(bucket, key=self.lengths.__getitem__)]
+        whole = len(ordered) - len(ordered) % self.batch_size
+        batches = [ordered[at : at + self.batch_size] for at in range(0, whole, self.batch_size)]
+        rng.shuffle(batches)
+        yield from (item for batch in batches for item in batch)
+        yield from ordered[whole:]
+
+
+class TimedCheckpoints(TrainerCallback):
+    """Asks for a checkpoint by the clock, so that short trainings write none and long ones lose little."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._last = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock."""
+        self._last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for a checkpoint when it is time."""
+        if time.monotonic() - self._last >= self.seconds and state.global_step < state.max_steps:
+            control.should_save = True
+            self._last = time.monotonic()

@@ -1,0 +1,172 @@
+"""Train one student on soft labels, on labelled examples, or on both."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from stillshot.config import LEARNING_RATES, Prompt, TaskDefinition, Training
+from stillshot.config import Student as StudentSection
+from stillshot.errors import WorkError
+from stillshot.models import load
+from stillshot.student.features import Feature
+from stillshot.student.losses import row_weights
+from stillshot.student.saved import Student
+from stillshot.student.trainer import ContextDistillationConfig, ContextDistillationTrainer
+from stillshot.student.tuning import count_parameters
+from stillshot.types import Example
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a student learns from: queries with soft labels, examples with labels, or both.
+
+    ``soft_labels`` has shape ``(queries, labels)`` and rows that sum to one.
+    """
+
+    queries: Sequence[Example] = ()
+    soft_labels: NDArray[np.float64] | None = None
+    labelled: Sequence[Example] = ()
+
+    def rows(self, student: Student, hard_label_weight: float) -> list[Feature]:
+        """Rows for :class:`ContextDistillationTrainer`; a sort of rows without weight is left out."""
+        labels = student.task.labels
+        queries = self.queries if hard_label_weight < 1 or not self.labelled else ()
+        labelled = self.labelled if hard_label_weight > 0 or not self.queries else ()
+        soft_weight, hard_weight = row_weights(len(queries), len(labelled), hard_label_weight)
+        rows = []
+        if queries:
+            assert self.soft_labels is not None
+            for feature, soft in zip(student.featurizer.features(queries), self.soft_labels, strict=True):
+                rows.append(
+                    {**feature, "soft_labels": soft.tolist(), "label": -100, "row_weight": soft_weight}
+                )
+        if labelled:
+            for feature, example in zip(student.featurizer.features(labelled), labelled, strict=True):
+                gold = labels.index(str(example.label))
+                one_hot = [float(index == gold) for index in range(len(labels))]
+                rows.append({**feature, "soft_labels": one_hot, "label": gold, "row_weight": hard_weight})
+        return rows
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training took."""
+
+    steps: int
+    seconds: float
+    parameters: int
+    trainable_parameters: int
+
+
+def train_student(
+    section: StudentSection,
+    task: TaskDefinition,
+    prompt: Prompt,
+    training: Training,
+    data: TrainingSet,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoint_seconds: float = 120.0,
+) -> TrainingRecord:
+    """Train a student and save it to ``folder``, whole or not at all.
+
+    An interrupted training goes on from its last checkpoint, kept beside ``folder``, to the same
+    weights as an uninterrupted one.
+
+    Raises:
+        WorkError: The disk is full, or the loss is not finite.
+    """
+    set_seed(seed)
+    started = time.perf_counter()
+    student = Student.create(section, task, prompt)
+    checkpoints = folder.parent / f".{folder.name}.checkpoints"
+    rows = data.rows(student, training.hard_label_weight)
+    arguments = _arguments(section, training, student, len(rows), checkpoints, seed, checkpoint_seconds)
+    trainer = ContextDistillationTrainer(
+        model=student.model,
+        args=arguments,
+        pad=student.featurizer.pad,
+        train_dataset=rows,
+        callbacks=[_Reporting(progress)] if progress else [],
+    )
+    trainer.remove_callback(PrinterCallback)
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    try:
+        outcome = trainer.train(resume_from_checkpoint=last)
+        if not math.isfinite(outcome.training_loss):
+            raise WorkError(f"The loss of {folder.name} is not finite. Lower the learning rate.")
+        scratch = folder.parent / f".{folder.name}.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        student.model.eval()
+        student.save(scratch)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+    except OSError as error:
+        raise WorkError(
+            f"The student could not be written to {folder}: {error}. Free some space and run the same command again."
+        ) from error
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    parameters, trainable = count_parameters(student.model)
+    return TrainingRecord(outcome.global_step, time.perf_counter() - started, parameters, trainable)
+
+
+def _arguments(
+    section: StudentSection,
+    training: Training,
+    student: Student,
+    num_rows: int,
+    checkpoints: Path,
+    seed: int,
+    checkpoint_seconds: float,
+) -> ContextDistillationConfig:
+    on_cpu = load.best_device().type == "cpu"
+    is_encoder = load.is_encoder(student.model.config)
+    steps = math.ceil(num_rows / training.batch_size) * training.epochs
+    half_precision = load.choose_dtype(section.dtype) == torch.bfloat16
+    return ContextDistillationConfig(
+        output_dir=str(checkpoints),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        learning_rate=training.learning_rate or LEARNING_RATES[section.tuning, is_encoder],
+        lr_scheduler_type="linear",
+        warmup_steps=math.ceil(steps * training.warmup_ratio),
+        weight_decay=training.weight_decay,
+        temperature=training.temperature,
+        beta=training.beta,
+        activation_checkpointing=training.gradient_checkpointing,
+        bf16=half_precision,
+        use_cpu=on_cpu,
+        seed=seed,
+        data_seed=seed,
+        save_strategy="no",
+        save_total_limit=1,
+        checkpoint_seconds=checkpoint_seconds,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=not on_cpu,
+    )
+
+
+class _Reporting(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress(state.global_step, state.max_steps)

@@ -1,0 +1,200 @@
+"""A teacher that runs here: a causal language model whose context is read once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
+
+from stillshot.config import Teacher as TeacherSection
+from stillshot.errors import ModelError, WorkError
+from stillshot.models import load
+from stillshot.models.output import label_logits, span_log_probabilities
+from stillshot.models.resolve import resolve_model, weights_fingerprint
+from stillshot.prompt.encoder import PromptEncoder
+from stillshot.prompt.writer import ScoredPrompt, ScoredSequence
+from stillshot.teacher import attention
+from stillshot.teacher.protocol import ModelLike
+
+logger = logging.getLogger(__name__)
+PrefixMode = Literal["shared", "repeat", "none"]
+
+
+class LocalTeacher:
+    """Scores prompts with a local causal language model.
+
+    Weights are loaded at the first prompt that must be scored, so a run whose soft labels are all
+    stored never loads them. The common token prefix of a call's prompts is computed once:
+    ``shared`` attends to it without copies, ``repeat`` copies its keys and values into each batch,
+    ``none`` reads every prompt in full. All give the same scores up to rounding.
+
+    Raises:
+        ModelError: The model is not found, is no causal language model, or cannot serve ``prefix``.
+    """
+
+    def __init__(self, settings: TeacherSection) -> None:
+        self._settings = settings
+        self._resolved = resolve_model(settings.model, settings.revision)
+        self._config = load.load_config(self._resolved)
+        if load.is_encoder(self._config):
+            raise ModelError(
+                f"{settings.model} ({self._config.model_type}) reads in both directions and cannot be a teacher. "
+                "Use a causal language model, e.g. bundled:smollm2-135m."
+            )
+        self._dtype = load.choose_dtype(settings.dtype)
+        self._encoder = PromptEncoder(load.load_tokenizer(self._resolved))
+        self.prefix_mode = self._choose_prefix_mode()
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        return self._encoder
+
+    @property
+    def window(self) -> int:
+        return load.window(self._config)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self._weights} {str(self._dtype).removeprefix('torch.')}"
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_fingerprint(self._resolved)
+
+    @cached_property
+    def model(self) -> ModelLike:
+        """The weights, on the best device."""
+        model: ModelLike = load.load_causal_lm(self._resolved, self._dtype)
+        model = model.to(load.best_device())
+        if self.prefix_mode == "shared":
+            model.set_attn_implementation(attention.NAME)
+        return model
+
+    def score(
+        self,
+        prompts: Sequence[ScoredPrompt],
+        label_tokens: Sequence[int] | None,
+        skip: Collection[int] = (),
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """See :meth:`stillshot.teacher.protocol.Teacher.score`."""
+        if all(position in skip for position in range(len(prompts))):
+            return
+        sequences = [sequence for prompt in prompts for sequence in prompt.sequences]
+        length = 0 if self.prefix_mode == "none" else common_prefix_length(sequences)
+        prefix = self._read_prefix(sequences[0].ids[:length]) if length else None
+        for positions in batches(prompts, length, self._settings.batch_tokens):
+            if all(position in skip for position in positions):
+                continue
+            rows = [sequence for position in positions for sequence in prompts[position].sequences]
+            with torch.inference_mode():
+                hidden = self._hidden_states(rows, length, prefix)
+                scores = self._scores(hidden, rows, length, label_tokens)
+            if not torch.isfinite(scores).all():
+                raise WorkError(
+                    f"{self._settings.model} gave scores that are not finite in {self._dtype}. Set "
+                    "teacher.dtype to float32."
+                )
+            yield np.array(positions), scores.view(len(positions), -1).double().cpu().numpy()
+
+    def _choose_prefix_mode(self) -> PrefixMode:
+        asked = self._settings.prefix
+        if asked == "auto":
+            if attention.supports(self._config):
+                return "shared"
+            logger.info("%s: the shared prefix falls back to a repeated cache.", self._settings.model)
+            return "repeat"
+        if asked == "shared" and not attention.supports(self._config):
+            raise ModelError(
+                f"{self._settings.model} ({self._config.model_type}) has an attention that a shared prefix does "
+                "not serve. Set teacher.prefix to auto or repeat."
+            )
+        return asked
+
+    def _read_prefix(self, ids: tuple[int, ...]) -> attention.SharedPrefix | DynamicCache:
+        tokens = torch.tensor([ids], device=self.model.device)
+        with torch.inference_mode():
+            if self.prefix_mode == "shared":
+                prefix = attention.SharedPrefix()
+                with attention.using_prefix(prefix, recording=True):
+                    self.model.base_model(tokens, position_ids=_positions(tokens), use_cache=False)
+                return prefix
+            return self.model.base_model(tokens, use_cache=True).past_key_values
+
+    def _hidden_states(
+        self, rows: Sequence[ScoredSequence], start: int, prefix: attention.SharedPrefix | DynamicCache | None
+    ) -> Tensor:
+        """Last hidden states of the tokens behind the prefix, shape ``(rows, longest, hidden)``."""
+        longest = max(len(row.ids) for row in rows) - start
+        tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row.ids) - start] = torch.tensor(row.ids[start:])
+        tokens = tokens.to(self.model.device)
+        inputs = {"input_ids": tokens, "position_ids": _positions(tokens, start), "use_cache": False}
+        if isinstance(prefix, attention.SharedPrefix):
+            with attention.using_prefix(prefix):
+                return self.model.base_model(**inputs).last_hidden_state
+        if prefix is not None:
+            inputs |= {"past_key_values": _repeated(prefix, len(rows), self._config), "use_cache": True}
+        return self.model.base_model(**inputs).last_hidden_state
+
+    def _scores(
+        self, hidden: Tensor, rows: Sequence[ScoredSequence], start: int, label_tokens: Sequence[int] | None
+    ) -> Tensor:
+        """Log-scores, one a row and label token, or one a row whose own end is scored."""
+        if label_tokens is not None:
+            last = torch.tensor([len(row.ids) - start - 1 for row in rows], device=hidden.device)
+            states = hidden[torch.arange(len(rows), device=hidden.device), last]
+            return label_logits(self.model, states, label_tokens)
+        spans = [(row.scored_from - start - 1, len(row.ids) - start - 1) for row in rows]
+        targets = [row.ids[row.scored_from :] for row in rows]
+        return span_log_probabilities(self.model, hidden, spans, targets)
+
+
+def common_prefix_length(sequences: Sequence[ScoredSequence]) -> int:
+    """Tokens that all sequences begin with, leaving each the token before what is scored."""
+    shortest = min(sequence.scored_from for sequence in sequences) - 1
+    low, high = sequences[0].ids, sequences[0].ids
+    for sequence in sequences:  # the smallest and the largest differ where any two do
+        low, high = min(low, sequence.ids), max(high, sequence.ids)
+    for length in range(min(shortest, len(low), len(high))):
+        if low[length] != high[length]:
+            return length
+    return max(0, min(shortest, len(low), len(high)))
+
+
+def batches(prompts: Sequence[ScoredPrompt], start: int, batch_tokens: int) -> Iterator[list[int]]:
+    """Positions of prompts of similar length, at most ``batch_tokens`` padded tokens a batch."""
+    longest = [max(len(sequence.ids) for sequence in prompt.sequences) - start for prompt in prompts]
+    batch: list[int] = []
+    rows = 0
+    for position in sorted(range(len(prompts)), key=longest.__getitem__, reverse=True):
+        own_rows = len(prompts[position].sequences)
+        width = longest[batch[0]] if batch else longest[position]
+        if batch and (rows + own_rows) * width > batch_tokens:
+            yield batch
+            batch, rows = [], 0
+        batch.append(position)
+        rows += own_rows
+    if batch:
+        yield batch
+
+
+def _positions(tokens: Tensor, start: int = 0) -> Tensor:
+    """Positions of right-padded rows that follow ``start`` tokens, shaped like ``tokens``."""
+    return torch.arange(start, start + tokens.shape[1], device=tokens.device).expand_as(tokens)
+
+
+def _repeated(prefix: DynamicCache, rows: int, config: object) -> DynamicCache:
+    """A cache in which every row has the prefix."""
+    cache = DynamicCache(config=config)  # type: ignore[arg-type]
+    for index, layer in enumerate(prefix.layers):
+        keys, values = (getattr(layer, name).expand(rows, -1, -1, -1) for name in ("keys", "values"))
+        cache.update(keys, values, index)
+    return cache

@@ -1,0 +1,223 @@
+"""Draws are balanced, nested, seeded and disjoint; leakage is found; labels are projected."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillshot.config import TaskDefinition
+from stillshot.data.splits import (
+    check_leakage,
+    draw_evaluation,
+    draw_labelled,
+    draw_unlabelled,
+    label_projection,
+)
+from stillshot.errors import DataError
+from stillshot.tasks import load_task
+from stillshot.types import Example
+
+LABELS = ["red", "green", "blue"]
+TASK = TaskDefinition.model_validate(
+    {
+        "name": "colours",
+        "labels": LABELS,
+        "fields": ["text"],
+        "patterns": {"p": {"pattern": "{text}", "label_words": {label: label for label in LABELS}}},
+    }
+)
+
+
+def example(text: str, label: str | None = None, origin: str = "", **groups: str) -> Example:
+    return Example(fields={"text": text}, label=label, groups=groups, origin=origin)
+
+
+POOL = [example(f"text {number}", LABELS[number % 3], f"pool:{number}") for number in range(120)]
+
+# Texts repeat, with any label or none.
+EXAMPLES = st.lists(
+    st.builds(example, st.sampled_from("abcdefghijklmnopqrstuvwxyz"), st.sampled_from([*LABELS, None])),
+    max_size=60,
+)
+SEEDS = st.integers(0, 5)
+
+
+def keys(examples: tuple[Example, ...]) -> list[str]:
+    return [item.key for item in examples]
+
+
+# Labelled ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [3, 4, 16, 96])
+def test_labelled_draws_are_balanced_and_distinct(count: int) -> None:
+    drawn = draw_labelled([*POOL, *POOL], TASK, count, seed=0)
+    assert len(drawn) == len(set(keys(drawn))) == count
+    sizes = Counter(item.label for item in drawn).values()
+    assert len(sizes) == 3
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_small_draw_begins_a_large_one() -> None:
+    large = draw_labelled(POOL, TASK, 96, seed=3)
+    for count in range(3, 96):
+        assert draw_labelled(POOL, TASK, count, seed=3) == large[:count]
+
+
+def test_a_labelled_draw_depends_on_the_seed_and_not_on_the_order_of_the_file() -> None:
+    shuffled = random.Random(0).sample(POOL, len(POOL))
+    assert draw_labelled(POOL, TASK, 16, seed=1) == draw_labelled(shuffled, TASK, 16, seed=1)
+    assert draw_labelled(POOL, TASK, 16, seed=1) != draw_labelled(POOL, TASK, 16, seed=2)
+
+
+def test_the_remainder_goes_to_labels_by_the_seed() -> None:
+    extra = {
+        Counter(i.label for i in draw_labelled(POOL, TASK, 4, seed)).most_common(1)[0][0]
+        for seed in range(20)
+    }
+    assert extra == set(LABELS)
+
+
+def test_a_labelled_draw_stays_the_same_between_releases() -> None:
+    drawn = draw_labelled(POOL, TASK, 4, seed=0)
+    assert [item.origin for item in drawn] == ["pool:49", "pool:83", "pool:78", "pool:113"]
+
+
+def test_unlabelled_copies_of_a_text_are_passed_over() -> None:
+    unlabelled = [example(item.fields["text"]) for item in POOL]
+    assert draw_labelled([*unlabelled, *POOL], TASK, 9, seed=0) == draw_labelled(POOL, TASK, 9, seed=0)
+
+
+def test_fewer_than_the_labels_cannot_be_drawn() -> None:
+    with pytest.raises(
+        DataError, match=r"2 labelled examples cannot cover the 3 labels of task 'colours'.*least 3"
+    ):
+        draw_labelled(POOL, TASK, 2, seed=0)
+
+
+def test_a_label_without_examples() -> None:
+    pool = [item for item in POOL if item.label != "blue"]
+    with pytest.raises(DataError, match="No labelled example has the label 'blue'"):
+        draw_labelled(pool, TASK, 3, seed=0)
+
+
+def test_a_label_with_too_few_distinct_examples() -> None:
+    pool = [item for item in POOL if item.label != "blue"] + [example("sky", "blue"), example("sky", "blue")]
+    with pytest.raises(DataError, match=r"need 2 distinct ones with the label 'blue', but there are 1\."):
+        draw_labelled(pool, TASK, 6, seed=0)
+
+
+@given(EXAMPLES, st.integers(3, 12), SEEDS)
+def test_a_labelled_draw_is_right_or_an_error(examples: list[Example], count: int, seed: int) -> None:
+    try:
+        drawn = draw_labelled(examples, TASK, count, seed)
+    except DataError:
+        return
+    assert len(set(keys(drawn))) == count
+    assert all(item in examples and item.label is not None for item in drawn)
+    assert drawn[:3] == draw_labelled(examples, TASK, 3, seed)
+
+
+# Unlabelled --------------------------------------------------------------------------------------
+
+
+@given(EXAMPLES, st.integers(1, 12), SEEDS, st.integers(0, 60))
+def test_unlabelled_draws_are_disjoint_and_have_no_labels(
+    examples: list[Example], count: int, seed: int, excluded: int
+) -> None:
+    exclude = {item.key for item in examples[:excluded]}
+    available = {item.key for item in examples} - exclude
+    if len(available) < count:
+        with pytest.raises(DataError, match=f"but there are {len(available)} distinct texts"):
+            draw_unlabelled(examples, count, seed, exclude)
+        return
+    drawn = draw_unlabelled(examples, count, seed, exclude)
+    assert len(set(keys(drawn))) == count
+    assert set(keys(drawn)) <= available
+    assert all(item.label is None for item in drawn)
+    assert drawn[:1] == draw_unlabelled(examples, 1, seed, exclude)
+
+
+def test_too_few_unlabelled_says_how_many_there_are() -> None:
+    with pytest.raises(DataError) as error:
+        draw_unlabelled([*POOL, *POOL], 119, 0, exclude=[item.key for item in POOL[:2]])
+    assert "119 unlabelled queries are asked for, but there are 118 distinct texts, with 2 more" in str(
+        error.value
+    )
+
+
+# Evaluation --------------------------------------------------------------------------------------
+
+
+def test_all_are_evaluated_without_a_limit_in_order_and_once() -> None:
+    assert draw_evaluation([*POOL, *POOL[::-1]], None) == tuple(POOL)
+    assert draw_evaluation(POOL, 120) == tuple(POOL)
+
+
+def test_600_of_hans_has_20_of_each_subcase() -> None:
+    pool = [
+        example(
+            f"{subcase} {number}",
+            "entailment" if number % 2 else "other",
+            heuristic=str(subcase // 10),
+            subcase=str(subcase),
+        )
+        for subcase in range(30)
+        for number in range(50)
+    ]
+    drawn = draw_evaluation(pool, 600)
+    assert set(Counter(item.groups["subcase"] for item in drawn).values()) == {20}
+    assert Counter(item.label for item in drawn) == {"entailment": 300, "other": 300}
+    assert drawn == draw_evaluation(pool, 600)
+    assert drawn != draw_evaluation(pool, 600, seed=1)
+    places = [pool.index(item) for item in drawn]
+    assert places == sorted(places)
+
+
+def test_shares_of_labels_are_kept() -> None:
+    pool = [example(f"t{n}", "red" if n < 90 else "green") for n in range(120)]
+    assert Counter(item.label for item in draw_evaluation(pool, 40)) == {"red": 30, "green": 10}
+
+
+@given(EXAMPLES, st.integers(1, 30), SEEDS)
+def test_an_evaluation_sample_has_its_size(examples: list[Example], limit: int, seed: int) -> None:
+    drawn = draw_evaluation(examples, limit, seed)
+    assert len(drawn) == len(set(keys(drawn))) == min(limit, len({item.key for item in examples}))
+
+
+# Projection and leakage --------------------------------------------------------------------------
+
+
+def test_labels_are_projected_by_name_then_by_mapping() -> None:
+    hans = load_task("hans")
+    assert label_projection(["entailment", "contradiction"], hans) == [0, 1]
+    assert label_projection(["contradiction", "neutral", "entailment"], hans) == [1, 1, 0]
+    assert label_projection(["positive", "negative"], load_task("imdb")) == [1, 0]
+    assert label_projection(load_task("rte").labels, load_task("mnli")) == [0, 1]
+
+
+def test_a_label_that_cannot_be_projected() -> None:
+    with pytest.raises(DataError) as error:
+        label_projection(["entailed"], load_task("hans"))
+    assert "The label 'entailed' cannot be read as a label of task 'hans'. Did you mean 'entailment'?" in str(
+        error.value
+    )
+    assert "label_mapping, e.g. entailed: non-entailment" in str(error.value)
+
+
+def test_leakage_says_which_parts_how_many_and_where() -> None:
+    shots = [example("a", "red", "train.csv:2"), example("b", "red", "train.csv:3")]
+    test = [example("c", None, "test.csv:2"), example("b", "blue", "test.csv:9")]
+    with pytest.raises(DataError) as error:
+        check_leakage({"labelled": shots, "unlabelled": [example("z")], "test": test})
+    assert "1 text is both in 'labelled' and in 'test', e.g. train.csv:3 and test.csv:9." in str(error.value)
+    with pytest.raises(DataError, match="2 texts are both"):
+        check_leakage({"labelled": shots, "test": shots})
+
+
+def test_no_leakage() -> None:
+    check_leakage({"labelled": [example("a"), example("a")], "test": iter([example("b")])})
