@@ -233,10 +233,18 @@ class Training(Section):
     batch_size: PositiveInt = 16
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
-    hard_label_weight: float = Field(default=0.2, ge=0, le=1)
+    hard_label_weight: float = Field(default=0.1, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
     beta: float = Field(default=0.0, ge=0, le=1)
     gradient_checkpointing: bool = False
+
+
+class Finetuning(Training):
+    """Pattern-based fine-tuning on the labelled examples: few of them, so many epochs of small batches."""
+
+    epochs: PositiveInt = 40
+    batch_size: PositiveInt = 8
+    hard_label_weight: float = Field(default=1.0, ge=0, le=1)
 
 
 # By (tuning, whether the student is an encoder with a fresh head).
@@ -265,7 +273,7 @@ class Student(Section):
     lora: Lora = Lora()
     max_tokens: PositiveInt = 256
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    finetune: Training = Training(epochs=40, batch_size=8, hard_label_weight=1.0)
+    finetune: Finetuning = Finetuning()
     distill: Training = Training()
 
 

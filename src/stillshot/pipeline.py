@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillshot.config import Recipe
-from stillshot.errors import RunFolderError, StillshotError
+from stillshot.errors import RunFolderError, StillshotError, WorkError
 from stillshot.evaluate.assemble import assemble
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell, Results
@@ -65,16 +65,14 @@ class Run:
                 ]
                 self.folder.write_lines(path, rows)
         for spec in cells(self.recipe):
-            if self.folder.cell(spec.id).is_file() or spec.id in self.failures:
+            if self.folder.is_finished(spec.id) or spec.id in self.failures:
                 continue
-            needed = self.folder.labels(spec.setting.name)
-            if spec.variant == "teacher" and not needed.is_file():
-                raise RunFolderError(f"{needed} is not there yet. Run `stillshot label` first.")
-            if spec.student is not None and not self.folder.training(spec.id).is_file():
-                raise RunFolderError(
-                    f"The student of {spec.id} is not trained yet. Run `stillshot train` first."
-                )
-            self._attempt(spec, evaluate_cell, spec)
+            if spec.variant == "teacher" and not self.folder.labels(spec.setting.name).is_file():
+                self.failures[spec.id] = "Its queries are not labelled yet. Run `stillshot label` first."
+            elif spec.student is not None and not self.folder.training(spec.id).is_file():
+                self.failures[spec.id] = "Its student is not trained yet. Run `stillshot train` first."
+            else:
+                self._attempt(spec, evaluate_cell, spec)
 
     def write_results(self) -> Results:
         """Put all records together, and write ``results.json`` and the report."""
@@ -82,6 +80,9 @@ class Run:
         records = [self._record(spec) for spec in specs]
         known = [record for record in records if record is not None]
         if not any(record.failed is None for record in known):
+            if self.failures:
+                reasons = [f"  {name}: {reason}" for name, reason in self.failures.items()]
+                raise WorkError("\n".join(["No cell could be finished:", *reasons]))
             raise RunFolderError(f"{self.folder.path} has no evaluated cell yet. Run `stillshot run` first.")
         task = Materials(self.recipe).task
         results = assemble(self.folder, self.recipe, task.name, task.labels, known)

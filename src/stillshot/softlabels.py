@@ -8,6 +8,7 @@ Scores are raw; calibration, ensembling and temperature are applied afterwards
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,7 +71,8 @@ class SoftLabelStore:
             pq.write_table(pa.Table.from_pylist(list(rows), schema=_SCHEMA), scratch)
             scratch.replace(self.folder / name)
         except OSError as error:
-            scratch.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
             raise WorkError(
                 f"Soft labels could not be written to {self.folder}: {error}. What was written before is kept; "
                 "free some space and run the same command again."
@@ -141,7 +143,7 @@ def label_queries(
         computed += len(rows)
         report(min(len(known) + computed, len(keys)), len(keys))
     return LabelScores(
-        scores=np.array([found[key] for key in keys], dtype=np.float64).reshape(len(keys), -1),
+        scores=np.array([found[key] for key in keys], dtype=np.float64).reshape(-1, len(writer.task.labels)),
         labels=tuple(writer.task.labels),
         query_tokens=sum(prompt.query_tokens for prompt in prompts),
         computed=computed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Example:
     groups: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A digest of the text fields alone: equal texts are the same query whatever their label."""
         text = "\x1f".join(f"{name}\x1e{self.fields[name]}" for name in sorted(self.fields))

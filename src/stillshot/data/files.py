@@ -43,6 +43,15 @@ def read_file(
     Raises:
         DataError: The file is missing, empty or malformed, or a row does not fit the task.
     """
+    return examples_in(read_rows(path), task, source, labels, str(path))
+
+
+def read_rows(path: str | Path) -> Iterator[Row]:
+    """The rows of a file as they are there, in order; see :func:`read_file` for the formats.
+
+    Raises:
+        DataError: The file is missing or has another suffix, or, while reading, a row is malformed.
+    """
     path = Path(path)
     suffix = file_suffix(path)
     if suffix not in SUFFIXES:
@@ -51,12 +60,10 @@ def read_file(
         found = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {found}. Check the path; it is relative to {Path.cwd()}.")
     if suffix == ".parquet":
-        return examples_in(_parquet_rows(path), task, source, labels, str(path))
-    content = _content(path)
+        return _parquet_rows(path)
     if suffix in JSON_SUFFIXES:
-        return examples_in(_json_rows(path, content), task, source, labels, str(path))
-    delimiter = "\t" if suffix == ".tsv" else ","
-    return examples_in(_table_rows(path, content, delimiter), task, source, labels, str(path))
+        return _json_rows(path, _content(path))
+    return _table_rows(path, _content(path), "\t" if suffix == ".tsv" else ",")
 
 
 def file_suffix(path: Path) -> str:
@@ -189,7 +196,7 @@ def _example(
 ) -> Example | None:
     """The example that a row is, or ``None`` where the task leaves its label out."""
     column = _column(source.label_column, "label", row)
-    value = _label_value(row.get(column))
+    value = label_value(row.get(column))
     label = None if value is None else source.label_values.get(value, value)
     if label in task.drop_labels:
         return None
@@ -198,7 +205,7 @@ def _example(
     fields = {field: _text(where, row, field, source) for field in task.fields}
     groups = {}
     for group in task.groups:
-        value = _label_value(row.get(_column(source.columns.get(group, group), group, row)))
+        value = label_value(row.get(_column(source.columns.get(group, group), group, row)))
         if value is not None:
             groups[group] = value
     return Example(fields=fields, label=label if labels else None, groups=groups, origin=where)
@@ -209,7 +216,7 @@ def _column(named: str, own: str, row: Mapping[str, Any]) -> str:
     return own if named not in row and own in row else named
 
 
-def _label_value(value: Any) -> str | None:
+def label_value(value: Any) -> str | None:
     """A label or group as text: numbers as whole numbers, truth values as in JSON."""
     if value is None or value == "":
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from stillshot.config import Recipe
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell, Comparison, Interval, Results, SummaryLine
-from stillshot.evaluate.resources import hardware, versions
 from stillshot.evaluate.statistics import paired_difference, seeds_interval
 
 # For each cell, split and item: the label with the largest probability, and whether it is the gold one.
@@ -39,8 +39,7 @@ def assemble(
         task=task,
         labels=labels,
         description=recipe.description,
-        versions=versions(),
-        hardware=hardware(),
+        **json.loads(folder.machine.read_text(encoding="utf-8")),
         cells=[_with_agreement(cell, finished, found) for cell in cells],
         summary=[_summary(key, members, found, samples) for key, members in lines.items()],
         comparisons=_comparisons(lines, found, samples),
@@ -131,7 +130,18 @@ def _summary(key: str, members: list[Cell], found: Answers, samples: int) -> Sum
 
 
 _IDENTITY = frozenset(
-    {"method", "teacher", "student", "head", "tuning", "scoring", "calibration", "num_shots", "num_contexts"}
+    {
+        "method",
+        "teacher",
+        "student",
+        "head",
+        "tuning",
+        "pattern",
+        "scoring",
+        "calibration",
+        "num_shots",
+        "num_contexts",
+    }
     | {"labelled", "unlabelled", "parameters", "trainable_parameters", "model_bytes"}
 )
 
@@ -150,7 +160,15 @@ def _comparisons(lines: dict[str, list[Cell]], found: Answers, samples: int) -> 
                     b = [found[cell.id][split][1] for _, cell in paired]
                     difference, interval, p = paired_difference(a, b, samples)
                     result.append(
-                        Comparison(a=key, b=other_key, split=split, difference=difference, ci95=interval, p=p)
+                        Comparison(
+                            a=key,
+                            b=other_key,
+                            split=split,
+                            seeds=len(paired),
+                            difference=difference,
+                            ci95=interval,
+                            p=p,
+                        )
                     )
     return result
 

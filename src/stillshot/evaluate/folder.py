@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from typing import Any
 from stillshot.config import Recipe, dump_recipe, load_recipe
 from stillshot.errors import RunFolderError, WorkError
 from stillshot.evaluate.records import Cell
+from stillshot.evaluate.resources import hardware, versions
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class RunFolder:
     def results(self) -> Path:
         """All records, their summary and comparisons."""
         return self.path / "results.json"
+
+    @property
+    def machine(self) -> Path:
+        """On what, and with which versions, the run was begun."""
+        return self.path / "machine.json"
 
     @property
     def softlabels(self) -> Path:
@@ -67,16 +74,18 @@ class RunFolder:
                 overwritten.
         """
         if self.recipe.is_file():
-            if load_recipe(self.recipe) != recipe:
+            difference = first_difference(load_recipe(self.recipe).model_dump(), recipe.model_dump())
+            if difference:
                 raise RunFolderError(
-                    f"{self.path} holds a run of another recipe ({self.recipe}); nothing was changed. Choose "
-                    "another folder with -o, or remove this one."
+                    f"{self.path} holds a run of another recipe: {difference}. Nothing was changed. Choose another "
+                    "folder with -o, or remove this one."
                 )
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunFolderError(
                 f"{self.path} is not empty and holds no run; nothing was changed. Choose another folder with -o."
             )
+        self.write_json(self.machine, {"versions": versions(), "hardware": hardware()})
         self.write(self.recipe, dump_recipe(recipe))
 
     def open_recipe(self) -> Recipe:
@@ -103,7 +112,8 @@ class RunFolder:
             scratch.write_text(content, encoding="utf-8", errors="surrogatepass")
             scratch.replace(path)
         except OSError as error:
-            scratch.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
             raise WorkError(
                 f"{path} could not be written: {error}. What was finished before is kept; free some space and "
                 "run the same command again."
@@ -122,7 +132,31 @@ class RunFolder:
         with path.open(encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
 
+    def is_finished(self, cell: str) -> bool:
+        """Whether a cell has its record and its predictions."""
+        return self.cell(cell).is_file() and self.predictions(cell).is_file()
+
     def read_cell(self, cell: str) -> Cell | None:
         """A cell's record, if it is finished."""
         path = self.cell(cell)
-        return Cell.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not self.is_finished(cell):
+            return None
+        return Cell.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> str:
+    """Where two dumped recipes first differ, in words; empty where they do not.
+
+    >>> first_difference({"seeds": [0]}, {"seeds": [0, 1]})
+    'seeds has 1 entry there and 2 here'
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [*old, *(name for name in new if name not in old)]
+        pairs = [(f"{key}.{name}".lstrip("."), old.get(name), new.get(name)) for name in names]
+    elif isinstance(old, list) and isinstance(new, list):
+        if len(old) != len(new):
+            return f"{key} has {len(old)} entr{'y' if len(old) == 1 else 'ies'} there and {len(new)} here"
+        pairs = [(f"{key}.{index}", a, b) for index, (a, b) in enumerate(zip(old, new, strict=True))]
+    else:
+        return "" if old == new else f"{key} is {old!r} there and {new!r} here"
+    return next((found for name, a, b in pairs if (found := first_difference(a, b, name))), "")

@@ -27,7 +27,9 @@ MEASURED_KEYS = frozenset(
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A part of the schema: unknown keys are refused, numbers that are not finite are kept as such."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class GroupResult(Record):
@@ -140,6 +142,7 @@ class SummaryLine(Record):
     student: str | None
     head: str | None
     tuning: str | None
+    pattern: str | None = None
     scoring: str | None
     calibration: str | None
     num_shots: int
@@ -158,11 +161,15 @@ class SummaryLine(Record):
 
 
 class Comparison(Record):
-    """Accuracy of ``a`` minus that of ``b`` on the same items and seeds, by paired bootstrap."""
+    """Accuracy of ``a`` minus that of ``b`` on the same items and seeds, by paired bootstrap.
+
+    ``a`` and ``b`` are keys of summary lines; ``seeds`` says how many seeds both have.
+    """
 
     a: str
     b: str
     split: str
+    seeds: int = 1
     difference: float
     ci95: tuple[float, float]
     p: float

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -32,6 +34,7 @@ def run_isolated(work: Callable[..., Any], *arguments: Any, report: Report | Non
     context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     if hasattr(os, "fork"):
         context.set_forkserver_preload(_PRELOADED)
+        _start_tracker_quietly()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, work, arguments), daemon=True)
     process.start()
@@ -43,6 +46,20 @@ def run_isolated(work: Callable[..., Any], *arguments: Any, report: Report | Non
             process.terminate()
         process.join()
         receiver.close()
+
+
+def _start_tracker_quietly() -> None:
+    """Start the process that tracks semaphores, without its closing warning.
+
+    Libraries in the server make locks when they are imported and free them at exit; a server that is told
+    to end does not get there, and the tracker would warn of a leak that it then mends itself.
+    """
+    silence = "ignore:resource_tracker:UserWarning"
+    sys.warnoptions.append(silence)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(silence)
 
 
 def _outcome(process: Any, receiver: Connection, report: Report) -> Any:

@@ -51,6 +51,7 @@ def settings(recipe: Recipe) -> list[Setting]:
 def cells(recipe: Recipe) -> list[CellSpec]:
     """Every cell of a recipe, in the order in which they run; cells that share a draw are neighbours."""
     found = _zero_shot(recipe) if "zero_shot" in recipe.methods else []
+    names = _student_names(recipe)
     for setting in settings(recipe):
         if "in_context" in recipe.methods:
             variants: list[Variant] = ["raw"] if _asks_raw(recipe, setting.budget) else ["raw", "teacher"]
@@ -68,8 +69,8 @@ def cells(recipe: Recipe) -> list[CellSpec]:
             m for m in ("pattern_finetune", "context_distillation") if m in recipe.methods
         ]
         for method in trained:
-            for index, student in enumerate(recipe.students):
-                cell_id = f"{method}-{_student_name(recipe, index)}-{setting.name}"
+            for name, student in zip(names, recipe.students, strict=True):
+                cell_id = f"{method}-{name}-{setting.name}"
                 found.append(CellSpec(cell_id, method, student.model, setting, student=student))
     return found
 
@@ -97,13 +98,13 @@ def _asks_raw(recipe: Recipe, budget: Budget) -> bool:
     return plain and not teacher.select
 
 
-def _student_name(recipe: Recipe, index: int) -> str:
+def _student_names(recipe: Recipe) -> list[str]:
+    """A name for each student; those alike in model, head and tuning are numbered."""
     names = []
     for student in recipe.students:
         config = load.load_config(resolve_model(student.model, student.revision))
         names.append(f"{_short(student.model)}-{resolve_head(student, config)}-{student.tuning}")
-    name = names[index]
-    return name if names.count(name) == 1 else f"{name}-{index + 1}"
+    return [n if names.count(n) == 1 else f"{n}-{index}" for index, n in enumerate(names, start=1)]
 
 
 def _short(model: str) -> str:

@@ -50,6 +50,7 @@ class Materials:
 
     recipe: Recipe
     task: TaskDefinition = field(init=False)
+    _known: dict[tuple[str, bool], tuple[TaskDefinition, list[Example]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.task = load_task(self.recipe.task)
@@ -96,9 +97,12 @@ class Materials:
         return self._read(reference, labels=not is_file_reference(reference))[1]
 
     def _read(self, reference: str, *, labels: bool) -> tuple[TaskDefinition, list[Example]]:
-        task, examples = read_reference(reference, self.task, self.recipe.data.root, labels=labels)
-        words = self.recipe.data.max_words
-        return task, [_cut(example, words) for example in examples] if words else examples
+        if (reference, labels) not in self._known:
+            task, examples = read_reference(reference, self.task, self.recipe.data.root, labels=labels)
+            words = self.recipe.data.max_words
+            cut = [_cut(example, words) for example in examples] if words else examples
+            self._known[reference, labels] = task, cut
+        return self._known[reference, labels]
 
 
 def _cut(example: Example, max_words: int) -> Example:

@@ -200,7 +200,8 @@ def _evaluate_teacher(
     with measured() as usage:
         interview = _interview(recipe, materials, folder, report, spec.model)
 
-        def answer(examples: Sequence[Example], _: Callable[[int, int], None]) -> Array:
+        def answer(examples: Sequence[Example], progress: Callable[[int, int], None]) -> Array:
+            interview.report = lambda _, done, total: progress(done, total)
             scores = interview.scores(asking, contexts, examples)
             return answers.soft_labels(scores, biases, asking.temperature)  # type: ignore[arg-type]
 
@@ -296,7 +297,8 @@ def _on_all_sets(
     results: dict[str, SplitResult] = {}
     lines: list[dict[str, Any]] = []
     for evaluation in materials.evaluation_sets:
-        raw = answer(evaluation.examples, lambda done, total: report("evaluating", done, total))
+        what = f"evaluating on {evaluation.name}"
+        raw = answer(evaluation.examples, lambda done, total, what=what: report(what, done, total))
         probabilities = project(raw, evaluation.projection, len(evaluation.task.labels))
         results[evaluation.name] = measure(
             evaluation.examples,

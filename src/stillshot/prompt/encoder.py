@@ -13,7 +13,8 @@ class PromptEncoder:
 
     Special tokens spelled out in the data stay plain text (an ``<|im_end|>`` in a review never ends a
     turn), except in chat form, where the template's own must be read. A prompt starts with the
-    tokenizer's begin-of-sequence token where the tokenizer itself would put one.
+    tokenizer's begin-of-sequence token where the tokenizer itself would put one; a chat starts with
+    what its template writes.
 
     Args:
         tokenizer: A fast transformers tokenizer.
@@ -33,7 +34,7 @@ class PromptEncoder:
     def encode_all(self, texts: Sequence[str], *, chat: bool = False) -> list[list[int]]:
         """Token ids of each text."""
         ids = self._tokenize(texts, chat)["input_ids"]
-        return [[*self._start, *row] for row in ids]
+        return ids if chat else [[*self._start, *row] for row in ids]
 
     def encode(self, text: str, *, chat: bool = False) -> list[int]:
         """Token ids of one text."""

@@ -74,10 +74,7 @@ class PromptWriter:
 
     def query_text(self, example: Example) -> str:
         """The query alone, up to where its label words would stand."""
-        filled = self._query.fill(example.fields) + self._query_tail
-        if not self.prompt.chat:
-            return self._instructed(filled)
-        return self._chat([*self._system(), ("user", filled)], answer=True)
+        return self.direct_text(Context(), example)
 
     def direct_text(self, context: Context, query: Example) -> str:
         """Context and query, up to where the label words stand."""
@@ -112,6 +109,8 @@ class PromptWriter:
         Raises:
             PromptError: The scored text of a channel prompt is empty, or chat and channel are combined.
         """
+        if not queries:
+            return []
         return self._direct(context, queries) if kind == "direct" else self._channel(context, queries)
 
     def _direct(self, context: Context, queries: Sequence[Example]) -> list[ScoredPrompt]:

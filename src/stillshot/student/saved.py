@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stillshot.config import Prompt, TaskDefinition
+from stillshot.config import Prompt, Source, Sources, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.errors import DataError, ModelError
 from stillshot.models import load
@@ -108,7 +108,7 @@ class Student:
             "format": 1,
             "head": self.head,
             "labels": self.task.labels,
-            "task": self.task.model_dump(mode="json", exclude={"sources"}),
+            "task": _without_places(self.task).model_dump(mode="json"),
             "prompt": self.prompt.model_dump(mode="json"),
             "student": self.section.model_dump(mode="json"),
         }
@@ -176,6 +176,13 @@ def as_example(query: Query, task: TaskDefinition) -> Example:
             f"The task {task.name!r} reads {', '.join(task.fields)}."
         )
     return Example({name: query[name] for name in task.fields})
+
+
+def _without_places(task: TaskDefinition) -> TaskDefinition:
+    """The task without the places its data came from, but with the column names that files of its kind have."""
+    local = task.sources.local
+    kept = Source(splits={}, columns=local.columns, label_column=local.label_column) if local else None
+    return task.model_copy(update={"sources": Sources(local=kept)})
 
 
 def _featurizer(

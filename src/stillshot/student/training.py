@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from stillshot.config import LEARNING_RATES, Prompt, TaskDefinition, Training
 from stillshot.config import Student as StudentSection
@@ -106,9 +107,8 @@ def train_student(
         callbacks=[_Reporting(progress)] if progress else [],
     )
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     try:
-        outcome = trainer.train(resume_from_checkpoint=last)
+        outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
         if not math.isfinite(outcome.training_loss):
             raise WorkError(f"The loss of {folder.name} is not finite. Lower the learning rate.")
         scratch = folder.parent / f".{folder.name}.tmp"
@@ -124,6 +124,17 @@ def train_student(
     shutil.rmtree(checkpoints, ignore_errors=True)
     parameters, trainable = count_parameters(student.model)
     return TrainingRecord(outcome.global_step, time.perf_counter() - started, parameters, trainable)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is whole; the trainer's state is the last file that it writes."""
+    found: list[tuple[int, str]] = []
+    for state in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}"):
+        try:
+            found.append((json.loads(state.read_text(encoding="utf-8"))["global_step"], str(state.parent)))
+        except ValueError:  # killed while it was written
+            continue
+    return max(found, default=(0, None))[1]
 
 
 def _arguments(
@@ -158,6 +169,7 @@ def _arguments(
         save_total_limit=1,
         checkpoint_seconds=checkpoint_seconds,
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # else a loss that is not finite is left out of the mean, unseen
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=not on_cpu,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from stillshot.config import Source, TaskDefinition, read_yaml, validated
 from stillshot.errors import RecipeError, did_you_mean
 
-__all__ = ["builtin_tasks", "load_task"]
+__all__ = ["builtin_tasks", "load_task", "new_task"]
 
 # What is filled in; any other brace in a pattern is text.
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -53,6 +53,62 @@ def load_task(task: str | Path | TaskDefinition) -> TaskDefinition:
     _check_patterns(definition, where)
     _check_sources(definition, where)
     return definition
+
+
+def new_task(
+    name: str,
+    fields: Sequence[str],
+    labels: Sequence[str],
+    label_words: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> TaskDefinition:
+    """A task with plain patterns, for a start.
+
+    One field is shown as it is, several behind their names; ``Label:`` and the label words follow. The
+    channel puts the label words first; of several fields, it scores the last.
+
+    Args:
+        name: The task's name.
+        fields: Text fields; each of letters, digits and underscores, so that patterns can name it.
+        labels: At least two.
+        label_words: By label; left out, each label's own text with spaces for ``_`` and ``-``.
+        columns: How fields are named in files, where their columns have other names.
+
+    >>> new_task("pairs", ["premise", "hypothesis"], ["yes", "not_sure"]).patterns["plain"].label_words
+    {'yes': 'yes', 'not_sure': 'not sure'}
+
+    Raises:
+        RecipeError: There are too few labels or fields, a label is given twice, or a field cannot be named.
+    """
+    where = f"task {name!r}"
+    for field in fields:
+        if not re.fullmatch(r"\w+", field) or field == LABEL_WORDS:
+            raise RecipeError(
+                f"{where}: {field!r} cannot be a field. Use letters, digits and underscores, and not {LABEL_WORDS!r}."
+            )
+    words = dict(label_words) if label_words is not None else _own_words(labels)
+    named = [f"{field.replace('_', ' ').capitalize()}: {{{field}}}" for field in fields]
+    if len(fields) == 1:
+        pattern, lead, text = f"{{{fields[0]}}}", "Label: {label_words}\n", f"{{{fields[0]}}}"
+    else:
+        pattern = "\n".join(named)
+        before, _, after = "\n".join([*named[:-1], "Label: {label_words}", *named[-1:]]).rpartition(": ")
+        lead, text = before + ":", " " + after
+    definition = {
+        "name": name,
+        "labels": list(labels),
+        "fields": list(fields),
+        "patterns": {"plain": {"pattern": pattern, "target_prefix": "\nLabel: ", "label_words": words}},
+        "channels": {"plain": {"lead": lead, "text": text, "label_words": words}},
+    }
+    if columns:
+        definition["sources"] = {"local": {"splits": {}, "columns": dict(columns)}}
+    return load_task(validated(TaskDefinition, definition, where))
+
+
+def _own_words(labels: Sequence[str]) -> dict[str, str]:
+    words = {label: " ".join(re.split(r"[_\-\s]+", label)).strip() or label for label in labels}
+    return words if len(set(words.values())) == len(words) else {label: label for label in labels}
 
 
 def _builtin(name: str, where: str) -> TaskDefinition:

@@ -1,0 +1,47 @@
+"""What several verbs are given: a recipe, changes to it, and a run folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from stillshot.config import Recipe
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated."),
+]
+RunPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="The run folder. Without it, runs/ and the recipe's name."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def read_recipe(path: Path, overrides: list[str] | None) -> Recipe:
+    """The recipe in a file, with ``--set`` applied.
+
+    Raises:
+        RecipeError: It is not a valid recipe.
+    """
+    from stillshot.config import load_recipe
+
+    return load_recipe(path, tuple(overrides or ()))
+
+
+def run_folder(recipe: Recipe, output: Path | None) -> Path:
+    """Where a recipe runs: the folder asked for, else one named after the recipe."""
+    return output or Path("runs") / (re.sub(r"[^\w.-]+", "-", recipe.name).strip(".-") or "run")
+
+
+def echo_json(content: Any) -> None:
+    """Print one JSON object on stdout."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))

@@ -1,0 +1,35 @@
+"""``stillshot check``: all that can fail, before any model runs."""
+
+from __future__ import annotations
+
+import typer
+
+from stillshot.cli.arguments import AsJson, Overrides, RecipePath, echo_json, read_recipe
+from stillshot.errors import StillshotError
+
+
+def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Look at all that can fail, before any model runs.
+
+    \b
+    Example:
+      stillshot check recipe.yaml
+    """
+    try:
+        asked = read_recipe(recipe, overrides)
+        from stillshot.evaluate.runner import quiet_libraries
+        from stillshot.methods import check as checks
+
+        quiet_libraries()
+        findings = checks.check(asked)
+    except StillshotError as error:
+        if as_json:
+            echo_json({"ok": False, "error": str(error), "findings": []})
+        raise
+    if as_json:
+        rows = [{"what": finding.what, "detail": finding.detail} for finding in findings]
+        echo_json({"ok": True, "error": None, "findings": rows})
+        return
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        typer.echo(f"{finding.what:<{width}}  {finding.detail}")

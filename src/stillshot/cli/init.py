@@ -1,0 +1,262 @@
+"""``stillshot init``: a recipe from a file of labelled examples."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stillshot.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from stillshot.cli.drafting import Files
+    from stillshot.config import Source, TaskDefinition
+    from stillshot.types import Example
+
+TEST_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file of labelled examples, and what its columns were found to be."""
+
+    path: Path
+    task: TaskDefinition
+    examples: list[Example]
+    text_columns: tuple[str, ...]
+    label_column: str
+
+    @property
+    def source(self) -> Source | None:
+        """How the file names columns and labels."""
+        return self.task.sources.local
+
+
+def init(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Labelled examples: JSONL, CSV, TSV or Parquet.")
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="COLUMN", help="A column with a text; twice for pairs. Guessed."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="COLUMN", help="The column with the label. Guessed.")
+    ] = None,
+    label_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label-name", metavar="VALUE=NAME", help="A name for a label in the file, e.g. 0=spam."
+        ),
+    ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option("--unlabelled", metavar="FILE", help="Plain texts for the teacher to label."),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option("--test", metavar="FILE", help="Labelled test examples. Without it, 30% of DATA."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The recipe to write.")
+    ] = Path("recipe.yaml"),
+    name: Annotated[
+        str | None, typer.Option("--name", help="The recipe's name. Without it, the file's.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option("--teacher", metavar="MODEL", help="The teacher.")] = None,
+    student: Annotated[str | None, typer.Option("--student", metavar="MODEL", help="The student.")] = None,
+) -> None:
+    """Write a recipe for your own labelled examples.
+
+    \b
+    Example:
+      stillshot init tickets.csv --unlabelled queue.csv
+    """
+    from stillshot.cli.drafting import Files, choose_sizes, draft
+    from stillshot.config import Student, Teacher
+
+    stem = data.name.split(".")[0] or "data"
+    name = name or re.sub(r"[^\w-]+", "-", stem).strip("-") or "recipe"
+    files = Files(data, test, unlabelled, None) if test else _split_files(data, stem, output, unlabelled)
+    _refuse_to_overwrite([output, *([] if test else [files.labelled, files.test])])
+    table = _read_table(data, name, text or [], label, _label_names(label_name))
+    learned, tested = (table.examples, _read_more(table, test, labels=True)) if test else _split(table)
+    plain = _read_more(table, unlabelled, labels=False) if unlabelled else None
+    recipe = draft(
+        name,
+        table.task,
+        files,
+        choose_sizes(learned, plain, table.task.labels, tested),
+        teacher or Teacher().model,
+        student or Student().model,
+        f"stillshot init {data}",
+    )
+    _check_draft(recipe, output)
+    if not test:
+        _write_examples(files.labelled, learned, table)
+        _write_examples(files.test, tested, table)
+    _write(output, recipe)
+    _tell(table, files, output, learned, tested)
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def _read_table(
+    path: Path, name: str, text: Sequence[str], label: str | None, label_names: dict[str, str]
+) -> Table:
+    from stillshot.cli.columns import label_column, look_at, text_columns
+    from stillshot.cli.drafting import field_names
+    from stillshot.config import Source, Sources
+    from stillshot.data.files import examples_in, read_rows
+    from stillshot.tasks import new_task
+
+    rows = list(read_rows(path))
+    if not rows:
+        raise DataError(f"{path} holds no rows. Check that it is the right file.")
+    columns = look_at(row for _, row in rows)
+    label_from = label_column(columns, label, path, text)
+    texts_from = text_columns(columns, text, path, label_from)
+    values = _label_values(rows, label_from, path)
+    unknown = [value for value in label_names if value not in values]
+    if unknown:
+        raise DataError(f"--label-name: {path} has no label {unknown[0]!r}. It has {', '.join(values)}.")
+    labels = list(dict.fromkeys(label_names.get(value, value) for value in values))
+    if len(labels) < 2:
+        raise DataError(f"{path}: all examples have the label {labels[0]!r}. At least two labels are needed.")
+    fields = field_names(texts_from)
+    source = Source(
+        splits={},
+        columns={field: column for field, column in fields.items() if field != column},
+        label_column=label_from,
+        label_values=label_names,
+    )
+    task = new_task(name, list(fields), labels)
+    if source != Source(splits={}):
+        task = task.model_copy(update={"sources": Sources(local=source)})
+    return Table(path, task, examples_in(rows, task, source, True, str(path)), texts_from, label_from)
+
+
+def _label_values(rows: Sequence[tuple[str, Any]], column: str, path: Path) -> list[str]:
+    """The distinct labels, sorted; numbers by size."""
+    from stillshot.data.files import label_value
+
+    values = [(where, label_value(row.get(column))) for where, row in rows]
+    empty = [where for where, value in values if value is None]
+    if empty:
+        raise DataError(
+            f"{len(empty)} rows have no label in {column!r}, e.g. {empty[0]}. Put the texts without a label in a "
+            "file of their own and give it with --unlabelled."
+        )
+    distinct = {value for _, value in values if value is not None}
+    if len(distinct) > 10 and 2 * len(distinct) > len(values):
+        raise DataError(
+            f"The column {column!r} of {path} has {len(distinct):,} different values in {len(values):,} rows, too "
+            "many for a label. Name the right column with --label."
+        )
+    return sorted(distinct, key=lambda v: (0, int(v), "") if re.fullmatch(r"-?\d{1,9}", v) else (1, 0, v))
+
+
+def _label_names(pairs: Sequence[str] | None) -> dict[str, str]:
+    names = {}
+    for pair in pairs or ():
+        value, equals, name = pair.partition("=")
+        if not (value and equals and name):
+            raise RecipeError(f"--label-name takes VALUE=NAME, e.g. 0=negative, not {pair!r}.")
+        names[value] = name
+    return names
+
+
+def _read_more(table: Table, path: Path, *, labels: bool) -> list[Example]:
+    from stillshot.data.files import read_file
+
+    return read_file(path, table.task, source=table.source, labels=labels)
+
+
+# Splitting and writing ---------------------------------------------------------------------------
+
+
+def _split_files(data: Path, stem: str, output: Path, unlabelled: Path | None) -> Files:
+    from stillshot.cli.drafting import Files
+
+    folder = output.parent
+    return Files(folder / f"{stem}.train.jsonl", folder / f"{stem}.test.jsonl", unlabelled, data)
+
+
+def _split(table: Table) -> tuple[list[Example], list[Example]]:
+    """Examples to learn from and a stratified 30% to test on, without a common text."""
+    from stillshot.data.splits import draw_evaluation
+
+    distinct = {example.key: example for example in reversed(table.examples)}
+    counts = Counter(example.label for example in distinct.values())
+    rare = [label for label in table.task.labels if counts[label] < 2]
+    if rare:
+        raise DataError(
+            f"{table.path} has fewer than two different examples of {rare[0]!r}: one to learn from and one to test on "
+            "are needed. Add examples, or give a test file with --test."
+        )
+    held_out = draw_evaluation(table.examples, max(1, round(TEST_SHARE * len(distinct))))
+    tested = {example.key for example in held_out}
+    return [example for example in table.examples if example.key not in tested], list(held_out)
+
+
+def _refuse_to_overwrite(paths: Sequence[Path]) -> None:
+    there = [str(path) for path in paths if path.exists()]
+    if there:
+        raise RecipeError(
+            f"{', '.join(there)} would be overwritten; nothing was changed. Remove what is there, or choose another place with -o."
+        )
+
+
+def _check_draft(recipe: str, output: Path) -> None:
+    import yaml
+
+    from stillshot.config import Recipe, validated
+
+    validated(Recipe, yaml.safe_load(recipe), str(output))
+
+
+def _write_examples(path: Path, examples: Sequence[Example], table: Table) -> None:
+    import json
+
+    names = {value: name for name, value in (table.source.label_values if table.source else {}).items()}
+    lines = []
+    for example in examples:
+        row = dict(zip(table.text_columns, example.fields.values(), strict=True))
+        row[table.label_column] = names.get(str(example.label), str(example.label))
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    _write(path, "".join(lines))
+
+
+def _write(path: Path, content: str) -> None:
+    from stillshot.errors import WorkError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise WorkError(f"{path} could not be written: {error}.") from error
+
+
+def _tell(
+    table: Table, files: Files, output: Path, learned: Sequence[Example], tested: Sequence[Example]
+) -> None:
+    task = table.task
+    typer.echo(
+        f"Texts from {', '.join(table.text_columns)}; labels from {table.label_column}: {', '.join(task.labels)}."
+    )
+    if files.split_from is not None:
+        typer.echo(f"{files.test}: {len(tested):,} of the examples, held out for the test.")
+        typer.echo(f"{files.labelled}: the other {len(learned):,}.")
+    typer.echo(f"{output}: the recipe. Next: stillshot check {output}")
+    if all(re.fullmatch(r"-?\d+", label) for label in task.labels):
+        typer.echo(
+            f"The labels are numbers, which tell a model nothing. Name them: --label-name {task.labels[0]}=NAME ..., "
+            "or change label_words in the recipe.",
+            err=True,
+        )

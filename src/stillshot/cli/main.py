@@ -1,0 +1,82 @@
+"""The command ``stillshot``: its verbs, and how errors end it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from stillshot.cli.check import check
+from stillshot.cli.init import init
+from stillshot.cli.predict import predict
+from stillshot.cli.report import report
+from stillshot.cli.run import run
+from stillshot.cli.stages import evaluate, label, train
+from stillshot.errors import StillshotError
+
+INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """Ends with one message where an error was raised on purpose; any other error keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except StillshotError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("\nInterrupted. Run the same command again to go on.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # whoever read the results has seen enough, e.g. head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Turn a few-shot prompt into a small model, and see what was won and lost.",
+    epilog="Start with: stillshot init my.csv",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help: Rich's boxes take longer to load than all the rest.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"stillshot {version('stillshot')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (init, check, run, label, train, evaluate, report, predict):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; see :class:`Commands` for how errors end it."""
+    app(prog_name="stillshot")
+
+
+if __name__ == "__main__":
+    main()

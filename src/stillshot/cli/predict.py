@@ -1,0 +1,163 @@
+"""``stillshot predict``: a student's answers to queries, line by line."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from stillshot.cli.progress import progress
+from stillshot.errors import DataError, StillshotError, WorkError
+
+if TYPE_CHECKING:
+    from stillshot.student.saved import Student
+
+CHUNK_LINES = 1024
+QUIET_SECONDS = 2.0
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+# A row and where it was read; what is not an object was a text alone.
+Row = tuple[str, Any]
+
+
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="A student: a folder under a run's students/.")
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", help="Queries as JSONL, CSV, TSV or Parquet. Without it, JSONL from stdin."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here. Without it, to stdout.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Queries at a time.")] = 32,
+) -> None:
+    """Answer queries with a trained student.
+
+    Each comes back as it was, with `prediction` and `probabilities` added, as JSONL. A line is an object with the task's fields, or for a task of one field a JSON string.
+
+    \b
+    Example:
+      stillshot predict runs/first/students/CELL queries.jsonl -o answers.jsonl
+    """
+    rows = _rows(file)
+    with progress(after_seconds=QUIET_SECONDS) as report:
+        report("predict", "loading the student", 0, 0)
+        from stillshot.evaluate.runner import quiet_libraries
+        from stillshot.student.saved import Student
+
+        quiet_libraries()
+        student = Student.load(model)
+        done = 0
+        with _sink(output) as sink:
+            while chunk := list(itertools.islice(rows, CHUNK_LINES)):
+                for answer in _answers(student, chunk, batch_size):
+                    sink.write(_line(answer))
+                sink.flush()
+                done += len(chunk)
+                report("predict", "answering queries", done, 0)
+
+
+def _answers(student: Student, rows: list[Row], batch_size: int) -> Iterator[dict[str, Any]]:
+    from stillshot.data.files import examples_in
+
+    # A query has no label and no group, so none of its columns can keep it from being answered.
+    task = student.task.model_copy(update={"drop_labels": [], "groups": []})
+    objects = [(where, _object(where, row, task.fields)) for where, row in rows]
+    examples = examples_in(objects, task, None, labels=False)
+    for (_, row), answer in zip(objects, student.predict(examples, batch_size), strict=True):
+        probabilities = {label: round(value, 6) for label, value in answer.probabilities.items()}
+        yield {**row, "prediction": answer.label, "probabilities": probabilities}
+
+
+def _line(answer: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(answer, ensure_ascii=False, default=str) + "\n").encode()
+    except UnicodeEncodeError:  # half a character in a column that no field reads
+        return (json.dumps(answer, default=str) + "\n").encode()
+
+
+def _object(where: str, row: Any, fields: list[str]) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return row
+    if isinstance(row, str) and len(fields) == 1:
+        return {fields[0]: row}
+    names = ", ".join(fields)
+    what = "a text alone" if isinstance(row, str) else f"a JSON {type(row).__name__}"
+    raise DataError(f"{where} is {what}. Each line must be one object with the keys {names}.")
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def _rows(file: Path | None) -> Iterator[Row]:
+    from stillshot.data.files import file_suffix, read_rows
+
+    if file is None or str(file) == "-":
+        stream = typer.get_binary_stream("stdin")
+        if stream.isatty():
+            raise DataError("There are no queries. Name a file, or pipe JSONL into this command.")
+        return _json_rows(stream, "stdin")
+    if not file.exists() or file.is_dir() or file_suffix(file) in TABLE_SUFFIXES:
+        return read_rows(file)  # or its error
+    return _json_rows(_opened(file), str(file))
+
+
+def _opened(file: Path) -> Iterator[bytes]:
+    opener = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opener(file, "rb") as lines:
+            yield from lines
+    except (OSError, EOFError) as error:
+        raise DataError(f"{file} cannot be read: {error}.") from None
+
+
+def _json_rows(lines: Iterable[bytes], name: str) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        where = f"{name}:{number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if text.strip():
+                yield where, json.loads(text)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where} is not UTF-8 text: {error.reason}.") from None
+        except (ValueError, RecursionError) as error:
+            reason = (
+                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            )
+            raise DataError(
+                f"{where} is not valid JSON: {reason}. Each line must be one whole object."
+            ) from None
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _sink(output: Path | None) -> Iterator[BinaryIO]:
+    """Stdout, or a file that appears under its name only when all of it is written."""
+    if output is None:
+        yield typer.get_binary_stream("stdout")
+        return
+    scratch = output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as sink:
+            yield sink
+        scratch.replace(output)
+    except StillshotError:
+        raise
+    except OSError as error:
+        raise WorkError(f"{output} could not be written: {error}. Nothing was left there.") from error
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""``stillshot report``: the report again, from the records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stillshot.cli.arguments import RunPath, read_recipe, run_folder
+from stillshot.cli.progress import progress
+from stillshot.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from stillshot.evaluate.folder import RunFolder
+
+
+def report(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR|RECIPE", help="A run folder, or a recipe that was run.")
+    ],
+    output: RunPath = None,
+) -> None:
+    """Make the report of a run again from its records.
+
+    No model is loaded. Without its predictions, a run keeps its results.json and only gets a new page.
+
+    \b
+    Example:
+      stillshot report runs/first
+    """
+    folder = _folder(source, output)
+    with progress() as tell:
+        tell("report", "reading records", 0, 0)
+        from stillshot.evaluate.folder import RunFolder
+        from stillshot.report import write_report
+
+        run = RunFolder(folder)
+        if _has_predictions(run):
+            _write_results(run)
+            page = folder / "report.html"
+        else:
+            page = write_report(folder)
+    typer.echo(page)
+
+
+def _folder(source: Path, output: Path | None) -> Path:
+    if source.is_dir():
+        if output is not None:
+            raise RunFolderError(f"{source} is a run folder already; leave out -o {output}.")
+        return source
+    if not source.exists() and not source.suffix:
+        raise RunFolderError(f"There is no run folder {source}. Check the path, or name the recipe's file.")
+    return run_folder(read_recipe(source, None), output)
+
+
+def _has_predictions(run: RunFolder) -> bool:
+    """Whether every record has its predictions: copies of a run may leave these large files out."""
+    cells = [path for path in run.path.glob("cells/*.json") if run.recipe.is_file()]
+    return bool(cells) and all(run.predictions(path.name.removesuffix(".json")).is_file() for path in cells)
+
+
+def _write_results(run: RunFolder) -> None:
+    from stillshot.pipeline import Run
+    from stillshot.report.folder import read_results
+
+    failures: dict[str, str] = {}
+    if run.results.is_file():  # cells that failed left no record but the one in the results
+        known = read_results(run.path).cells
+        failures = {c.id: c.failed for c in known if c.failed is not None and not run.cell(c.id).is_file()}
+    Run(run.open_recipe(), run, lambda *_: None, failures).write_results()

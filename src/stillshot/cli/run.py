@@ -1,0 +1,56 @@
+"""``stillshot run``: the whole comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import typer
+
+from stillshot.cli.arguments import AsJson, Overrides, RecipePath, RunPath, echo_json, read_recipe, run_folder
+from stillshot.cli.progress import progress
+
+
+def run(
+    recipe: RecipePath, overrides: Overrides = None, output: RunPath = None, as_json: AsJson = False
+) -> None:
+    """Run a whole recipe, or go on with it.
+
+    Finished work is found in the run folder and never done twice. Ends with exit code 1 where a part failed.
+
+    \b
+    Example:
+      stillshot run recipe.yaml --set teacher.scoring=both -o runs/both
+    """
+    asked = read_recipe(recipe, overrides)
+    folder = run_folder(asked, output)
+    with progress() as report:
+        report("check", "reading data and prompts", 0, 0)
+        from stillshot import pipeline
+        from stillshot.evaluate.runner import quiet_libraries
+        from stillshot.report.tables import markdown_table
+
+        quiet_libraries()
+        results = pipeline.run(asked, folder, report)
+    page = folder / "report.html"
+    failed = {cell.id: cell.failed for cell in results.cells if cell.failed is not None}
+    if as_json:
+        echo_json(
+            {
+                "folder": str(folder),
+                "report": str(page),
+                "summary": [line.model_dump(mode="json") for line in results.summary],
+                "failed": [{"id": name, "reason": reason} for name, reason in failed.items()],
+            }
+        )
+    else:
+        typer.echo(f"{markdown_table(results)}\nReport: {page}")
+    end_with_failures(failed, len(results.cells))
+
+
+def end_with_failures(failed: Mapping[str, str], cells: int) -> None:
+    """Say which cells failed and why, and end with exit code 1; do nothing where none did."""
+    if failed:
+        typer.echo(f"error: {len(failed)} of {cells} cells failed:", err=True)
+        for name, reason in failed.items():
+            typer.echo(f"  {name}: {reason}", err=True)
+        raise typer.Exit(1)

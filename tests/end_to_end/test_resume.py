@@ -1,0 +1,217 @@
+"""A run that is killed while labelling, and again while training, ends as one that was never disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from stillshot.config import Recipe
+from stillshot.errors import DataError, RunFolderError
+from stillshot.evaluate.records import MEASURED_KEYS
+from stillshot.pipeline import open_run, run
+
+DRIVER = """
+import dataclasses, json, sys
+from pathlib import Path
+from stillshot.config import Recipe
+from stillshot.pipeline import open_run
+
+if __name__ == "__main__":
+    recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+    story = dataclasses.replace(open_run(recipe, Path(sys.argv[2])), checkpoint_seconds=0.0)
+    story.label()
+    story.train()
+    story.evaluate()
+    story.write_results()
+"""
+WORDS = {"good": ["bright", "warm", "fine", "lovely"], "bad": ["dull", "cold", "poor", "grim"]}
+
+
+def write_reviews(path: Path, count: int, seed: int) -> None:
+    rng = random.Random(f"{path.name}:{seed}")
+    with path.open("w", encoding="utf-8") as lines:
+        for number in range(count):
+            label = ["good", "bad"][number % 2]
+            text = (
+                f"{path.stem} {number}: {rng.choice(WORDS[label])} and {rng.choice(WORDS[label])} {{film}} 🙂"
+            )
+            lines.write(json.dumps({"text": text, "label": label}) + "\n")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Small models and own data; labelling in many batches and training in many steps, to be caught in."""
+    data = tmp_path_factory.mktemp("data")
+    for name, count in (("labelled", 12), ("queries", 90), ("test", 24)):
+        write_reviews(data / f"{name}.jsonl", count, seed=0)
+    return Recipe.model_validate(
+        {
+            "name": "resumed",
+            "task": {
+                "name": "films",
+                "labels": ["bad", "good"],
+                "fields": ["text"],
+                "patterns": {
+                    "p": {
+                        "pattern": "Review: {text}",
+                        "target_prefix": "\nGood? ",
+                        "label_words": {"bad": "No", "good": "Yes"},
+                    }
+                },
+            },
+            "data": {
+                "labelled": str(data / "labelled.jsonl"),
+                "unlabelled": str(data / "queries.jsonl"),
+                "in_domain": {"films": str(data / "test.jsonl")},
+                "num_unlabelled": 90,
+            },
+            "budgets": [{"labelled": 8, "num_contexts": 4, "num_shots": 4}],
+            "teacher": {"model": "random:tiny-llama", "dtype": "float32", "batch_tokens": 64},
+            "students": [
+                {
+                    "model": "random:tiny-opt",
+                    "dtype": "float32",
+                    "distill": {"epochs": 8, "batch_size": 8, "learning_rate": 0.01},
+                    "finetune": {"epochs": 2, "hard_label_weight": 1.0},
+                }
+            ],
+            "methods": ["in_context", "context_distillation"],
+            "evaluation": {"bootstrap_samples": 100, "latency_queries": 2},
+        }
+    )
+
+
+class Driver:
+    """Runs a recipe in another process, which can be killed."""
+
+    def __init__(self, recipe: Recipe, scratch: Path) -> None:
+        self.script, self.recipe, self.errors = (scratch / n for n in ("run.py", "recipe.json", "stderr"))
+        self.script.write_text(DRIVER, encoding="utf-8")
+        self.recipe.write_text(recipe.model_dump_json(), encoding="utf-8")
+
+    def run(self, folder: Path, kill_when: Callable[[], bool] | None = None) -> int:
+        """The exit code; kills the process and all it started once ``kill_when`` is true."""
+        command = [sys.executable, str(self.script), str(self.recipe), str(folder)]
+        with self.errors.open("w") as errors:
+            process = subprocess.Popen(command, stderr=errors, start_new_session=True)
+            while process.poll() is None:
+                if kill_when is not None and kill_when():
+                    os.killpg(process.pid, signal.SIGKILL)
+                    break
+                time.sleep(0.001)
+            return process.wait()
+
+
+def comparable(content: Any) -> Any:
+    """Results without what is measured."""
+    if isinstance(content, dict):
+        return {key: comparable(value) for key, value in content.items() if key not in MEASURED_KEYS}
+    return [comparable(value) for value in content] if isinstance(content, list) else content
+
+
+def results_in(folder: Path) -> Any:
+    return comparable(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+
+
+def shards_in(folder: Path) -> dict[str, int]:
+    """Rows of each shard."""
+    return {p.name: pq.read_metadata(p).num_rows for p in (folder / "softlabels").glob("part-*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def driver(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    return Driver(recipe, tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(driver: Driver, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert driver.run(folder) == 0, driver.errors.read_text()
+    return folder
+
+
+def test_killed_runs_go_on_to_the_same_results(driver: Driver, undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    softlabels, students = folder / "softlabels", folder / "students"
+
+    assert driver.run(folder, lambda: len(list(softlabels.glob("part-*.parquet"))) >= 3) == -signal.SIGKILL
+    kept = shards_in(folder)
+    assert len(kept) >= 3
+    assert not list(softlabels.glob("*.json"))  # caught while labelling
+
+    checkpoint = ".*.checkpoints/checkpoint-*/trainer_state.json"
+    assert driver.run(folder, lambda: any(students.glob(checkpoint))) == -signal.SIGKILL
+    assert list(students.glob(".*.checkpoints"))
+    assert not list(students.glob("*.json"))  # caught while training
+    labelled = shards_in(folder)
+    assert sum(labelled.values()) == 4 * 90  # no query was stored twice: at most the batch in flight was lost
+    assert kept.items() <= labelled.items()
+
+    assert driver.run(folder) == 0, driver.errors.read_text()
+    assert results_in(folder) == results_in(undisturbed)
+    assert sum(shards_in(folder).values()) == sum(shards_in(undisturbed).values())
+    for pattern in ("students/*/model.safetensors", "cells/*.predictions.jsonl"):
+        (one,), (other,) = ([sorted(f.glob(pattern))[-1]] for f in (folder, undisturbed))
+        assert one.read_bytes() == other.read_bytes()
+    assert not list(students.glob(".*"))  # neither checkpoints nor half-written students
+
+
+def test_the_results_say_what_was_compared(undisturbed: Path) -> None:
+    results = results_in(undisturbed)
+    assert [cell["method"] for cell in results["cells"]] == [
+        "in_context",
+        "in_context",
+        "context_distillation",
+    ]
+    assert all(cell["failed"] is None and cell["in_domain"]["films"]["n"] == 24 for cell in results["cells"])
+    assert results["cells"][-1]["unlabelled"] == 90
+    assert (undisturbed / "report.html").is_file() or list(undisturbed.glob("**/report.html"))
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_finished_run_is_not_done_again(recipe: Recipe, undisturbed: Path) -> None:
+    before = results_in(undisturbed)
+    work = {name: at for name, at in snapshot(undisturbed).items() if name.split("/")[0] in DONE_ONCE}
+    assert work
+    run(recipe, undisturbed)
+    assert results_in(undisturbed) == before
+    assert work.items() <= snapshot(undisturbed).items()
+
+
+DONE_ONCE = {"softlabels", "students", "cells", "evaluation"}
+
+
+def test_the_folder_of_another_recipe_is_left_alone(recipe: Recipe, undisturbed: Path) -> None:
+    other = recipe.model_copy(update={"seeds": [7]})
+    before = snapshot(undisturbed)
+    with pytest.raises(RunFolderError, match=r"holds a run of another recipe.*nothing was changed"):
+        open_run(other, undisturbed)
+    assert snapshot(undisturbed) == before
+
+
+def test_a_folder_with_other_files_is_left_alone(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match="is not empty and holds no run"):
+        open_run(recipe, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_is_written_for_a_recipe_that_cannot_run(recipe: Recipe, tmp_path: Path) -> None:
+    data = recipe.data.model_copy(update={"unlabelled": recipe.data.in_domain["films"]})
+    with pytest.raises(DataError):
+        open_run(recipe.model_copy(update={"data": data}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

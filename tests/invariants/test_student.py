@@ -1,0 +1,531 @@
+"""A student starts as the zero-shot teacher, learns only what it should, and is the same after saving and resuming."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import stir
+from doubles import LABELS, PAIRS, SENTIMENT, all_scores, reviews
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from peft import AutoPeftModelForSequenceClassification, PeftModel
+from safetensors.torch import load_file
+from scipy.special import log_softmax, softmax
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from stillshot.config import Lora, Prompt, Training
+from stillshot.config import Student as StudentSection
+from stillshot.config import Teacher as TeacherSection
+from stillshot.errors import DataError, ModelError, PromptError, WorkError
+from stillshot.prompt.writer import PromptWriter
+from stillshot.student.features import EncoderFeaturizer
+from stillshot.student.saved import Student
+from stillshot.student.trainer import BucketSampler, ContextDistillationConfig, ContextDistillationTrainer
+from stillshot.student.training import TrainingSet, train_student
+from stillshot.student.tuning import count_parameters
+from stillshot.teacher.local import LocalTeacher
+from stillshot.types import Context, Example
+
+DECODERS = ["llama", "opt", "qwen2", "gpt2", "gpt_neox"]
+Lively = Callable[[str], str]
+
+
+def section_of(folder: str, **settings: Any) -> StudentSection:
+    return StudentSection(model=folder, dtype="float32", **settings)
+
+
+def student_of(folder: str, **settings: Any) -> Student:
+    torch.manual_seed(0)  # an encoder's score layer and LoRA's A are drawn
+    return Student.create(section_of(folder, **settings), SENTIMENT, Prompt())
+
+
+def soft_for(queries: list[Example], seed: int = 0) -> NDArray[np.float64]:
+    return softmax(np.random.default_rng(seed).normal(size=(len(queries), 2)), axis=-1)
+
+
+def training_set(queries: int = 20, labelled: int = 4) -> TrainingSet:
+    asked = [Example(q.fields) for q in reviews(queries, seed=5)]
+    return TrainingSet(asked, soft_for(asked), reviews(labelled, seed=6))
+
+
+# Before training -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["label", "channel"])
+@pytest.mark.parametrize("model", DECODERS)
+def test_a_fresh_student_is_the_zero_shot_teacher(lively: Lively, model: str, head: str) -> None:
+    queries = reviews(13)
+    teacher = LocalTeacher(TeacherSection(model=lively(model), dtype="float32"))
+    writer = PromptWriter(SENTIMENT, Prompt(), teacher.encoder)
+    tokens = [ids[0] for ids in writer.verbalizer.token_ids] if head == "label" else None
+    prompts = writer.prompts("direct" if head == "label" else "channel", Context(), queries)
+    expected = log_softmax(all_scores(teacher, prompts, tokens), axis=-1)
+    found = np.log(student_of(lively(model), head=head).predict_proba(queries))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    assert expected.std() > 0.1
+
+
+def test_label_words_of_several_tokens_start_from_their_mean(lively: Lively) -> None:
+    student = Student.create(section_of(lively("llama")), SENTIMENT, Prompt(pattern="several"))
+    embedding = student_of(lively("llama"), head="channel").model.language_model.get_output_embeddings()
+    writer = PromptWriter(SENTIMENT, Prompt(pattern="several"), student.featurizer.writer.encoder)  # type: ignore[attr-defined]
+    for row, ids in zip(student.model.score.weight, writer.verbalizer.token_ids, strict=True):
+        assert len(ids) > 1
+        torch.testing.assert_close(row, embedding.weight[list(ids)].mean(0))
+
+
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [*((m, "label") for m in [*DECODERS, "bert"]), ("llama", "channel"), ("opt", "channel")],
+)
+def test_predictions_do_not_depend_on_padding_batches_or_order(lively: Lively, model: str, head: str) -> None:
+    student, queries = student_of(lively(model), head=head), reviews(12, longest=90)
+    stir(student.model)
+    together = student.predict_proba(queries, batch_size=32)
+    for batch_size in (1, 5):
+        np.testing.assert_allclose(student.predict_proba(queries, batch_size), together, atol=1e-5)
+    np.testing.assert_allclose(student.predict_proba(queries[::-1])[::-1], together, atol=1e-5)
+    assert together[:, 0].std() > 1e-3
+    np.testing.assert_allclose(together.sum(-1), 1.0)
+
+
+def test_logits_are_read_at_the_last_token_that_is_not_padding(lively: Lively) -> None:
+    """Against plain transformers on one unpadded sequence."""
+    student, queries = student_of(lively("opt")), reviews(7)
+    padded = student.predict_proba(queries, batch_size=7)
+    for query, row in zip(queries, padded, strict=True):
+        ids = student.tokenizer(f"Review: {query.fields['text']}\nGood?").input_ids
+        with torch.no_grad():
+            states = student.model.model(torch.tensor([ids])).last_hidden_state[0, -1]
+            logits = states @ student.model.score.weight.T
+        np.testing.assert_allclose(logits.softmax(-1).numpy(), row, atol=1e-5)
+
+
+def test_a_prompt_that_ends_in_the_padding_token_is_refused(lively: Lively) -> None:
+    student = student_of(lively("llama"))
+    student.featurizer.pad_token_id = student.tokenizer("?").input_ids[-1]  # type: ignore[attr-defined]
+    with pytest.raises(PromptError, match="ends in the padding token"):
+        student.predict(["a film"])
+
+
+def test_texts_over_max_tokens_are_cut_and_the_pattern_is_kept(lively: Lively) -> None:
+    student = student_of(lively("llama"), max_tokens=40)
+    (feature,) = student.featurizer.features([Example({"text": "long {text} " * 50})])
+    text = student.tokenizer.decode(feature["input_ids"])
+    assert feature["length"] <= 40
+    assert text.startswith("Review: long {text} ")
+    assert text.endswith("\nGood?")
+    with pytest.raises(PromptError, match="Raise the student's max_tokens"):
+        student_of(lively("llama"), max_tokens=8).predict(["a film"])
+
+
+def test_special_tokens_in_data_stay_text_for_encoders(lively: Lively) -> None:
+    student = Student.create(section_of(lively("bert")), PAIRS, Prompt())
+    assert isinstance(student.featurizer, EncoderFeaturizer)
+    (feature,) = student.featurizer.features([Example({"premise": "a <eos> b", "hypothesis": "<pad>"})])
+    special = [token for token in feature["input_ids"] if token < 4]
+    assert special == [1, 2, 2]  # <bos> premise <eos> hypothesis <eos>: the tokenizer's own
+
+
+def test_queries_are_texts_mappings_or_examples(lively: Lively) -> None:
+    student = student_of(lively("llama"))
+    one, two, three = student.predict(["a film", {"text": "a film"}, Example({"text": "a film"})])
+    assert one.label in LABELS
+    assert one.label == two.label == three.label
+    assert one.probabilities == pytest.approx(two.probabilities)
+    assert sum(one.probabilities.values()) == pytest.approx(1)
+    with pytest.raises(DataError, match="lacks the field 'text'"):
+        student.predict([{"texts": "a film"}])
+    pairs = Student.create(section_of(lively("bert")), PAIRS, Prompt())
+    with pytest.raises(DataError, match="premise, hypothesis"):
+        pairs.predict(["a film"])
+    assert student.predict([]) == []
+
+
+# What trains ---------------------------------------------------------------------------------------
+
+
+def train_steps(student: Student, rows: list[dict[str, Any]], folder: Path, **settings: Any) -> Any:
+    """A few steps of the trainer, by plain gradient descent so that what changes is what has a gradient."""
+    arguments = ContextDistillationConfig(
+        output_dir=str(folder), num_train_epochs=2, report_to="none", disable_tqdm=True, use_cpu=True,
+        save_strategy="no", logging_strategy="no", **settings,
+    )  # fmt: skip
+    trained = [parameter for parameter in student.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    trainer = ContextDistillationTrainer(
+        model=student.model,
+        args=arguments,
+        pad=student.featurizer.pad,
+        train_dataset=rows,
+        optimizers=(optimizer, schedule),
+    )
+    return trainer.train()
+
+
+def without_dropout(student: Student) -> Student:
+    for module in student.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return student
+
+
+# Which parameters change, by tuning: all others must not.
+TRAINS: dict[str, Callable[[str], bool]] = {
+    "full": lambda name: True,
+    "lora": lambda name: "lora_" in name or "modules_to_save" in name,
+    "bitfit": lambda name: name.endswith("bias") or name.startswith(("score", "classifier")),
+}
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora", "bitfit"])
+@pytest.mark.parametrize(
+    ("model", "head"), [("opt", "label"), ("opt", "channel"), ("gpt_neox", "label"), ("bert", "label")]
+)
+def test_only_what_the_tuning_names_is_trained(
+    lively: Lively, tmp_path: Path, model: str, head: str, tuning: str
+) -> None:
+    """Embeddings and the tied output layer stay as they are under LoRA and BitFit, bit for bit."""
+    student = student_of(lively(model), head=head, tuning=tuning)
+    stir(student.model, 0.05, trainable_only=True)  # LoRA's B is zero at first, so A would have no gradient
+    before = {name: parameter.detach().clone() for name, parameter in student.model.named_parameters()}
+    train_steps(student, training_set().rows(student, 0.3), tmp_path, per_device_train_batch_size=8)
+    changed = {n for n, p in student.model.named_parameters() if not torch.equal(p, before[n])}
+    expected = {name for name in before if TRAINS[tuning](name)}
+    assert changed <= expected
+    # Without a gradient by construction: key biases under softmax, padding positions, unused poolers.
+    idle = {n for n in expected - changed if n.endswith((".k_proj.bias", "key.bias"))}
+    assert expected - changed == idle
+    total, trainable = count_parameters(student.model)
+    assert trainable == sum(before[name].numel() for name in expected)
+    assert total == sum(values.numel() for values in before.values())
+    embeddings = [
+        name for name in before if "embed" in name and name.endswith("weight") and "orm" not in name
+    ]
+    assert embeddings
+    assert all((name in changed) == (tuning == "full") for name in embeddings)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora", "bitfit"])
+def test_teacher_and_student_share_no_weights(lively: Lively, tmp_path: Path, tuning: str) -> None:
+    teacher = LocalTeacher(TeacherSection(model=lively("opt"), dtype="float32"))
+    before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
+    student = student_of(lively("opt"), tuning=tuning)
+    train_steps(student, training_set().rows(student, 0.3), tmp_path)
+    after = teacher.model.state_dict()
+    assert before.keys() == after.keys()  # no adapter was injected
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    held = {parameter.data_ptr() for parameter in teacher.model.parameters()}
+    assert not held & {parameter.data_ptr() for parameter in student.model.parameters()}
+
+
+def test_bitfit_on_a_model_without_biases_names_alternatives(lively: Lively) -> None:
+    with pytest.raises(ModelError, match=r"llama models have none.*lora or full"):
+        student_of(lively("llama"), tuning="bitfit")
+
+
+def test_lora_on_modules_that_do_not_exist_names_those_that_do(lively: Lively) -> None:
+    with pytest.raises(ModelError, match=r"q_projection.*q_proj"):
+        student_of(lively("llama"), tuning="lora", lora=Lora(target_modules=["q_projection"]))
+
+
+def test_a_channel_head_on_an_encoder_is_refused(lively: Lively) -> None:
+    with pytest.raises(ModelError, match=r"bert.*head: label, or a decoder"):
+        student_of(lively("bert"), head="channel")
+
+
+# How it trains -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queries", [20, 15])  # with 4 labelled rows: three whole batches, and a remainder
+@pytest.mark.parametrize(("model", "head"), [("llama", "label"), ("opt", "channel"), ("bert", "label")])
+def test_accumulated_batches_are_one_batch(
+    lively: Lively, tmp_path: Path, model: str, head: str, queries: int
+) -> None:
+    weights = []
+    for size, accumulated in [(8, 1), (1, 8), (4, 2)] if queries == 20 else [(8, 1), (1, 8)]:
+        student = without_dropout(student_of(lively(model), head=head))
+        outcome = train_steps(
+            student,
+            training_set(queries).rows(student, 0.3),
+            tmp_path,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulated,
+        )
+        assert outcome.global_step == 6
+        weights.append(torch.cat([p.detach().flatten() for p in student.model.parameters()]))
+    untrained = student_of(lively(model), head=head)
+    start = torch.cat([p.detach().flatten() for p in untrained.model.parameters()])
+    assert (weights[0] - start).abs().max() > 1e-3
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], atol=1e-5, rtol=1e-5)
+
+
+def test_training_moves_the_student_to_its_soft_labels(lively: Lively, tmp_path: Path) -> None:
+    data = training_set(12, labelled=0)
+    training = Training(epochs=60, learning_rate=1e-2, hard_label_weight=0.0, warmup_ratio=0.0)
+    train_student(
+        section_of(lively("llama")), SENTIMENT, Prompt(), training, data, tmp_path / "student", seed=0
+    )
+    found = Student.load(tmp_path / "student").predict_proba(data.queries)
+    assert data.soft_labels is not None
+    started = student_of(lively("llama")).predict_proba(data.queries)
+    assert np.abs(found - data.soft_labels).mean() < 0.3 * np.abs(started - data.soft_labels).mean()
+
+
+def test_each_epoch_has_an_order_of_its_own(lively: Lively, tmp_path: Path) -> None:
+    student = student_of(lively("llama"))
+    rows = training_set(24, labelled=0).rows(student, 0.0)
+    seen: list[tuple[int, ...]] = []
+    pad = student.featurizer.pad
+
+    def watched(features: Any) -> Any:
+        seen.extend(tuple(feature["input_ids"]) for feature in features)
+        return pad(features)
+
+    student.featurizer.pad = watched  # type: ignore[method-assign]
+    train_steps(student, rows, tmp_path, per_device_train_batch_size=4)
+    first, second = seen[:24], seen[24:48]
+    assert sorted(first) == sorted(second) == sorted(tuple(row["input_ids"]) for row in rows)
+    assert first != second
+
+
+RESUMED = [
+    ("opt", {"tuning": "full"}),
+    ("bert", {"tuning": "lora", "lora": Lora(dropout=0.2)}),
+    ("llama", {"tuning": "lora", "head": "channel", "lora": Lora(dropout=0.2)}),
+    ("gpt2", {"tuning": "bitfit"}),
+]
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(folder.glob("*model.safetensors")))
+
+
+@pytest.mark.parametrize(("model", "settings"), RESUMED)
+def test_interrupted_training_is_uninterrupted_training(
+    lively: Lively, tmp_path: Path, model: str, settings: dict[str, Any]
+) -> None:
+    """Bit-identical weights, with dropout, over two interruptions: within an epoch and at its end."""
+
+    def train(name: str, stop_at: int | None = None) -> list[int]:
+        steps: list[int] = []
+
+        def progress(step: int, _: int) -> None:
+            steps.append(step)
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        train_student(
+            section_of(lively(model), **settings), SENTIMENT, Prompt(), Training(epochs=3, batch_size=8),
+            training_set(), tmp_path / name, seed=3, progress=progress, checkpoint_seconds=0.0,
+        )  # fmt: skip
+        return steps
+
+    assert train("whole") == list(range(1, 10))
+    for stop_at in (2, 5):
+        with pytest.raises(KeyboardInterrupt):
+            train("resumed", stop_at)
+        assert not (tmp_path / "resumed").exists()
+    assert train("resumed") == [5, 6, 7, 8, 9]  # from the checkpoint of step 4 on
+    whole, resumed = weights_in(tmp_path / "whole"), weights_in(tmp_path / "resumed")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert {p.name for p in tmp_path.iterdir()} == {"whole", "resumed"}  # no checkpoint is left behind
+
+
+@pytest.mark.parametrize("missing", ["all but the weights", "the end of the state"])
+def test_a_checkpoint_that_was_not_finished_is_passed_over(
+    lively: Lively, tmp_path: Path, missing: str
+) -> None:
+    """What a kill while a checkpoint is written leaves behind."""
+
+    def train(name: str, stop_at: int | None = None) -> int:
+        steps: list[int] = []
+
+        def progress(step: int, _: int) -> None:
+            steps.append(step)
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        train_student(
+            section_of(lively("opt")), SENTIMENT, Prompt(), Training(epochs=2, batch_size=8), training_set(),
+            tmp_path / name, seed=3, progress=progress, checkpoint_seconds=0.0,
+        )  # fmt: skip
+        return steps[0]
+
+    train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("resumed", stop_at=4)
+    (last,) = (tmp_path / ".resumed.checkpoints").iterdir()
+    assert last.name == "checkpoint-3"
+    torn = last.with_name("checkpoint-4")
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes((last / "model.safetensors").read_bytes())
+    if missing == "the end of the state":
+        state = (last / "trainer_state.json").read_text()
+        (torn / "trainer_state.json").write_text(state[: len(state) // 2])
+    assert train("resumed") == 4
+    whole, resumed = weights_in(tmp_path / "whole"), weights_in(tmp_path / "resumed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_loss_that_is_not_finite_is_an_error(lively: Lively, tmp_path: Path) -> None:
+    training = Training(epochs=4, learning_rate=1e30, weight_decay=0.0, warmup_ratio=0.0)
+    with pytest.raises(WorkError, match=r"not finite.*Lower the learning rate"):
+        train_student(
+            section_of(lively("llama")), SENTIMENT, Prompt(), training, training_set(), tmp_path / "s", seed=0
+        )
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_full_disk_leaves_no_half_student(
+    lively: Lively, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    section, training = section_of(lively("llama")), Training(epochs=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Student, "save", full)
+        with pytest.raises(WorkError, match=r"No space left.*run the same command again"):
+            train_student(section, SENTIMENT, Prompt(), training, training_set(), tmp_path / "s", seed=0)
+    assert not (tmp_path / "s").exists()
+    train_student(section, SENTIMENT, Prompt(), training, training_set(), tmp_path / "s", seed=0)
+    assert Student.load(tmp_path / "s").predict(["a film"])
+
+
+# Saved ---------------------------------------------------------------------------------------------
+
+
+def stirred(folder: str, **settings: Any) -> Student:
+    """A student whose trainable weights are as far from their start as training could bring them."""
+    student = student_of(folder, **settings)
+    stir(student.model, trainable_only=True)
+    return student
+
+
+def answers_of(model: Any, folder: Path, texts: list[str]) -> NDArray[np.float64]:
+    """Probabilities by plain transformers, with the folder's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model.eval()(**inputs).logits.double().softmax(-1).numpy()
+
+
+def prompts_of(student: Student, queries: list[Example]) -> list[str]:
+    texts = [query.fields["text"] for query in queries]
+    return texts if "bert" in student.section.model else [f"Review: {text}\nGood?" for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [("opt", "label"), ("opt", "channel"), ("gpt2", "label"), ("gpt2", "channel"), ("bert", "label")],
+)
+@pytest.mark.parametrize("tuning", ["full", "lora", "bitfit"])
+def test_a_loaded_student_is_the_saved_one(
+    lively: Lively, tmp_path: Path, model: str, tuning: str, head: str
+) -> None:
+    student, queries = stirred(lively(model), tuning=tuning, head=head), reviews(9)
+    student.save(tmp_path / "s")
+    expected = student.predict_proba(queries)
+    loaded = Student.load(tmp_path / "s")
+    assert (loaded.predict_proba(queries) == expected).all()
+    assert (loaded.task.labels, loaded.head, loaded.section) == (LABELS, head, student.section)
+    assert (
+        np.abs(expected - student_of(lively(model), tuning=tuning, head=head).predict_proba(queries)).max()
+        > 0.01
+    )
+
+
+@pytest.mark.parametrize("tuning", ["full", "bitfit"])
+@pytest.mark.parametrize("model", ["opt", "gpt_neox", "bert"])
+def test_plain_transformers_loads_a_student(lively: Lively, tmp_path: Path, model: str, tuning: str) -> None:
+    student, queries = stirred(lively(model), tuning=tuning), reviews(9)
+    student.save(tmp_path / "s")
+    expected, texts = student.predict_proba(queries), prompts_of(student, queries)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s")
+    assert plain.config.id2label == dict(enumerate(LABELS))
+    np.testing.assert_allclose(answers_of(plain, tmp_path / "s", texts), expected, atol=1e-5)
+    classify = pipeline("text-classification", model=str(tmp_path / "s"), top_k=None, device="cpu")
+    for row, found in zip(expected, classify(texts), strict=True):
+        scores = {entry["label"]: entry["score"] for entry in found}
+        np.testing.assert_allclose([scores[label] for label in LABELS], row, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["opt", "llama", "bert"])
+def test_plain_peft_loads_a_lora_student(lively: Lively, tmp_path: Path, model: str) -> None:
+    student, queries, folder = stirred(lively(model), tuning="lora"), reviews(9), tmp_path / "s"
+    student.save(folder)
+    expected, texts = student.predict_proba(queries), prompts_of(student, queries)
+    in_one = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=2, pad_token_id=0)
+    np.testing.assert_allclose(answers_of(in_one, folder, texts), expected, atol=1e-5)
+    config = AutoConfig.from_pretrained(folder)
+    base = AutoModelForSequenceClassification.from_pretrained(lively(model), config=config)
+    in_two = PeftModel.from_pretrained(base, folder)
+    assert in_two.config.id2label == dict(enumerate(LABELS))
+    np.testing.assert_allclose(answers_of(in_two, folder, texts), expected, atol=1e-5)
+    assert not (folder / "model.safetensors").exists()  # the adapter alone, not the base
+
+
+def test_a_folder_without_a_student_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no student: there is no stillshot\.json"):
+        Student.load(tmp_path)
+
+
+def test_the_sidecar_says_what_the_student_is(lively: Lively, tmp_path: Path) -> None:
+    student_of(lively("llama")).save(tmp_path)
+    sidecar = json.loads((tmp_path / "stillshot.json").read_text(encoding="utf-8"))
+    assert sidecar["labels"] == LABELS
+    assert sidecar["head"] == "label"
+
+
+# Order of training ---------------------------------------------------------------------------------
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=90),
+    batch_size=st.integers(1, 9),
+    bucket_batches=st.integers(1, 5),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_a_bucket_order_is_a_permutation_set_by_seed_and_epoch(
+    lengths: list[int], batch_size: int, bucket_batches: int, seed: int, epoch: int
+) -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = BucketSampler(lengths, batch_size, bucket_batches, seed)
+        sampler.set_epoch(epoch)
+        assert len(sampler) == len(lengths)
+        return list(sampler)
+
+    assert sorted(order(seed, epoch)) == list(range(len(lengths)))
+    assert order(seed, epoch) == order(seed, epoch)
+
+
+def test_bucket_orders_differ_between_seeds_and_epochs_and_save_padding() -> None:
+    lengths = [(number * 37) % 101 + 1 for number in range(160)]
+
+    def order(seed: int, epoch: int, bucket_batches: int = 8) -> list[int]:
+        sampler = BucketSampler(lengths, 8, bucket_batches, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    def padding(items: list[int]) -> int:
+        batches = [[lengths[item] for item in items[at : at + 8]] for at in range(0, len(items), 8)]
+        return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+
+    orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(items) for items in orders}) == 4
+    assert padding(order(0, 0)) < 0.4 * padding(order(0, 0, bucket_batches=1))

@@ -1,0 +1,522 @@
+"""The command line: what it prints where, how it ends, and what it leaves on the disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from stillshot.cli.main import app
+from stillshot.cli.progress import Pieces, duration, progress
+from stillshot.config import Prompt, load_recipe
+from stillshot.config import Student as StudentSection
+from stillshot.tasks import load_task, new_task
+
+VERBS = ("init", "check", "run", "label", "train", "evaluate", "report", "predict")
+HEAVY = {"torch", "transformers", "datasets", "sklearn", "matplotlib", "pydantic", "pyarrow", "numpy", "rich"}
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def call(*arguments: str, stdin: str | bytes | None = None) -> Any:
+    """The command's result; an unexpected exception fails the test with its traceback."""
+    result = CliRunner().invoke(app, list(arguments), input=stdin, prog_name="stillshot")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def refused(*arguments: str, stdin: str | bytes | None = None) -> str:
+    """The message of a command that finds its input wrong."""
+    result = call(*arguments, stdin=stdin)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def reviews(count: int, start: int = 0, **names: str) -> list[dict[str, Any]]:
+    """Texts with quotes, commas, emoji, right-to-left script and line breaks, in two labels."""
+    text, label = names.get("text", "text"), names.get("label", "label")
+    return [
+        {
+            text: f'He said "film {i}, well, {("awful", "great")[i % 2]}" 🎬 שלום\nof {i}',
+            label: ("very-bad", "very_good")[i % 2],
+        }
+        for i in range(start, start + count)
+    ]
+
+
+# The program itself ------------------------------------------------------------------------------
+
+
+def test_importing_the_command_line_loads_no_model_library() -> None:
+    code = f"import sys, stillshot.cli.main; print(sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_lists_every_verb_and_each_has_an_example() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stillshot.cli.main", "--help"], capture_output=True, text=True, check=True
+    )
+    listed = re.findall(r"^  (\w+)  +\S", done.stdout.split("Commands:")[1], flags=re.MULTILINE)
+    assert tuple(sorted(listed)) == tuple(sorted(VERBS))
+    assert "..." not in done.stdout.split("Commands:")[1]
+    for verb in VERBS:
+        assert f"  stillshot {verb} " in call(verb, "--help").stdout
+
+
+def test_the_version() -> None:
+    assert re.fullmatch(r"stillshot \d+\.\d+\.\d+\S*\n", call("--version").stdout)
+
+
+def test_interruption_and_unexpected_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stillshot.config.load_recipe", interrupted)
+    result = call("check", "recipe.yaml")
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "Interrupted. Run the same command again to go on."
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("stillshot.config.load_recipe", broken)
+    with pytest.raises(ZeroDivisionError):
+        call("check", "recipe.yaml")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes")
+def test_a_reader_that_stops_early_gets_no_traceback() -> None:
+    code = (
+        "import os, sys\n"
+        "r, w = os.pipe(); os.close(r); os.dup2(w, 1)\n"
+        "import stillshot.cli.main as main\n"
+        "import typer\n"
+        "@main.app.command()\n"
+        "def speak(): typer.echo('x')\n"
+        "sys.argv = ['stillshot', 'speak']\n"
+        "main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+# Recipes -----------------------------------------------------------------------------------------
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    for verb in ("run", "check", "label", "train", "evaluate"):
+        assert "There is no file nowhere.yaml." in refused(verb, "nowhere.yaml")
+    assert "There is no run folder nowhere." in refused("report", "nowhere")
+
+
+def test_an_unknown_key_gets_a_suggestion() -> None:
+    Path("r.yaml").write_text("name: x\ntask: sst2\nteachers: {model: y}\n")
+    assert "teachers: unknown key. Did you mean 'teacher'?" in refused("check", "r.yaml")
+
+
+def test_overrides() -> None:
+    Path("r.yaml").write_text("name: x\ntask: sst2\n")
+    assert "teachr: unknown key" in refused("check", "r.yaml", "--set", "teachr.model=a")
+    assert "--set takes key=value" in refused("check", "r.yaml", "--set", "seeds")
+    message = refused("check", "r.yaml", "--set", "teacher.temperature=0")
+    assert "teacher.temperature" in message
+
+
+def test_check_as_json_says_what_is_wrong() -> None:
+    result = call("check", "nowhere.yaml", "--json")
+    assert result.exit_code == 2
+    answer = json.loads(result.stdout)
+    assert answer["ok"] is False
+    assert "nowhere.yaml" in answer["error"]
+
+
+# init --------------------------------------------------------------------------------------------
+
+TINY = ("--teacher", "random:tiny-llama", "--student", "random:tiny-bert")
+
+
+def test_init_from_csv_writes_a_recipe_that_passes_the_check() -> None:
+    rows = reviews(40, text="Review text", label="rating")
+    write_csv(Path("my reviews.csv"), [{"id": str(i), **row} for i, row in enumerate(rows)])
+    result = call("init", "my reviews.csv", *TINY, "-o", "out/recipe.yaml")
+    assert result.exit_code == 0, result.output
+    assert "Texts from Review text; labels from rating: very-bad, very_good." in result.stdout
+    recipe = load_recipe("out/recipe.yaml")
+    task = load_task(recipe.task)
+    assert task.fields == ["Review_text"]
+    assert task.patterns["plain"].label_words == {"very-bad": "very bad", "very_good": "very good"}
+    assert recipe.teacher.model == "random:tiny-llama"
+    parts = {
+        part: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for part in ("train", "test")
+        for path in [Path(f"out/my reviews.{part}.jsonl")]
+    }
+    assert len(parts["test"]) == 12
+    assert sorted(row["Review text"] for part in parts.values() for row in part) == sorted(
+        row["Review text"] for row in rows
+    )
+    checked = call("check", "out/recipe.yaml", "--json")
+    assert checked.exit_code == 0, checked.output
+    found = {row["what"]: row["detail"] for row in json.loads(checked.stdout)["findings"]}
+    assert found["evaluation"] == "test: 12 items, in-domain"
+    before = Path("out/recipe.yaml").read_bytes()
+    assert "would be overwritten" in refused("init", "my reviews.csv", "-o", "out/recipe.yaml")
+    assert Path("out/recipe.yaml").read_bytes() == before
+
+
+def test_a_recipe_with_the_bundled_models_passes_the_check(
+    bundled_teacher: str, bundled_encoder: str
+) -> None:
+    write_csv(Path("reviews.csv"), reviews(30))
+    assert call("init", "reviews.csv").exit_code == 0
+    recipe = load_recipe("recipe.yaml")
+    assert (recipe.teacher.model, recipe.students[0].model) == (bundled_teacher, bundled_encoder)
+    result = call("check", "recipe.yaml")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^student +bundled:minilm-l6, label head, full$", result.stdout, flags=re.MULTILINE)
+
+
+def test_init_from_pairs_with_named_labels_and_files_of_their_own() -> None:
+    pairs = [
+        {
+            "uid": f"u{i}",
+            "premise": f"A man sleeps on sofa {i} today",
+            "hypothesis": f"He {i} rests",
+            "y": i % 2,
+        }
+        for i in range(30)
+    ]
+    write_jsonl(Path("pairs.jsonl"), pairs[:20])
+    write_jsonl(Path("test.jsonl"), pairs[20:])
+    plain = [{"premise": f"A dog {i}", "hypothesis": f"It barks {i}"} for i in range(50)]
+    write_jsonl(Path("plain.jsonl"), plain)
+    named = ("--label-name", "0=no", "--label-name", "1=yes")
+    files = ("--test", "test.jsonl", "--unlabelled", "plain.jsonl")
+    result = call("init", "pairs.jsonl", *files, *named, *TINY, "--name", "own pairs")
+    assert result.exit_code == 0, result.output
+    recipe = load_recipe("recipe.yaml")
+    task = load_task(recipe.task)
+    assert (recipe.name, task.fields, task.labels) == ("own pairs", ["premise", "hypothesis"], ["no", "yes"])
+    assert recipe.data.num_unlabelled == 50
+    assert recipe.budgets[0].labelled == 16
+    assert not list(Path().glob("*.train.jsonl"))
+    assert call("check", "recipe.yaml").exit_code == 0
+
+
+def test_init_says_what_it_found_where_it_cannot_guess() -> None:
+    rows = [{"text": f"some words {i}", "a": str(i % 3), "b": str(i % 2)} for i in range(20)]
+    write_csv(Path("many.csv"), rows)
+    message = refused("init", "many.csv")
+    assert "several columns that could be the label. Name it with --label COLUMN." in message
+    assert "a (no text, 3 different values); b (no text, 2 different values)" in message
+    assert "Did you mean 'text'?" in refused("init", "many.csv", "--label", "a", "--text", "txt")
+    assert "no column 'kind'" in refused("init", "many.csv", "--label", "kind")
+    write_csv(Path("numbers.csv"), [{"x": str(i), "label": str(i % 2)} for i in range(9)])
+    assert "no column with texts" in refused("init", "numbers.csv")
+    write_csv(Path("one.csv"), [{"text": f"words {i}", "label": "a"} for i in range(9)])
+    assert "all examples have the label 'a'" in refused("init", "one.csv")
+    write_csv(Path("gap.csv"), [{"text": f"words {i}", "label": "ab"[i % 2] if i else ""} for i in range(9)])
+    assert "1 rows have no label in 'label', e.g. gap.csv:2." in refused("init", "gap.csv")
+    write_csv(Path("few.csv"), reviews(3))
+    assert "fewer than two different examples of 'very_good'" in refused("init", "few.csv")
+    assert not list(Path().glob("*.yaml"))
+    assert not list(Path().glob("*.jsonl"))
+
+
+def test_labels_that_yaml_would_read_as_something_else() -> None:
+    rows = [{"text": f"words {i} and more", "label": ("no", "yes", "null", "1.5")[i % 4]} for i in range(40)]
+    write_csv(Path("odd.csv"), rows)
+    assert call("init", "odd.csv", *TINY).exit_code == 0
+    assert load_task(load_recipe("recipe.yaml").task).labels == ["1.5", "no", "null", "yes"]
+    assert "random:tiny-llama" in yaml.safe_load(Path("recipe.yaml").read_text())["teacher"]["model"]
+
+
+def test_labels_that_are_numbers_come_with_advice() -> None:
+    write_csv(Path("n.csv"), [{"text": f"words {i} and more", "label": str(i % 12)} for i in range(120)])
+    result = call("init", "n.csv", *TINY)
+    assert "--label-name 0=NAME" in result.stderr
+    assert "These labels are numbers" in Path("recipe.yaml").read_text()
+    assert load_task(load_recipe("recipe.yaml").task).labels == [str(i) for i in range(12)]
+
+
+def test_a_new_task_has_patterns_for_one_field_and_for_pairs() -> None:
+    one = new_task("t", ["text"], ["a_b", "a-b"])
+    assert one.patterns["plain"].pattern == "{text}"
+    assert one.patterns["plain"].label_words == {"a_b": "a_b", "a-b": "a-b"}  # else both were "a b"
+    assert (one.channels["plain"].lead, one.channels["plain"].text) == ("Label: {label_words}\n", "{text}")
+    two = new_task("t", ["premise", "hypothesis"], ["x", "y"], {"x": "Yes", "y": "No"}, {"premise": "s 1"})
+    assert two.patterns["plain"].pattern == "Premise: {premise}\nHypothesis: {hypothesis}"
+    assert two.channels["plain"].lead == "Premise: {premise}\nLabel: {label_words}\nHypothesis:"
+    assert two.channels["plain"].text == " {hypothesis}"
+    assert two.sources.local is not None
+    assert two.sources.local.columns == {"premise": "s 1"}
+
+
+# predict -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from stillshot.student.saved import Student
+
+    folder = tmp_path_factory.mktemp("student")
+    task = new_task("reviews", ["text"], ["very-bad", "very_good"])
+    Student.create(StudentSection(model="random:tiny-bert"), task, Prompt()).save(folder)
+    return folder
+
+
+def test_predict_keeps_order_and_what_came_with_a_query(
+    student_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillshot.cli.predict.CHUNK_LINES", 7)
+    rows = [{**row, "id": i, "text": row["text"] * (i % 5 + 1)} for i, row in enumerate(reviews(20))]
+    write_jsonl(Path("in.jsonl"), rows)
+    result = call("predict", str(student_folder), "in.jsonl")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [{key: answer[key] for key in ("text", "label", "id")} for answer in answers] == rows
+    for answer in answers:
+        assert set(answer["probabilities"]) == {"very-bad", "very_good"}
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    call("predict", str(student_folder), "in.jsonl", "--output", "deep/out.jsonl", "--batch-size", "3")
+    again = [json.loads(line) for line in Path("deep/out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [answer["id"] for answer in again] == list(range(20))
+    for answer, other in zip(answers, again, strict=True):
+        assert answer["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+def test_predict_reads_texts_alone_from_stdin_and_tables(student_folder: Path) -> None:
+    lines = '\ufeff"a fine film \u2028 indeed"\n\n{"text": "not so fine", "label": 3}\n'
+    result = call("predict", str(student_folder), stdin=lines.encode())
+    answers = [json.loads(line) for line in result.stdout.split("\n") if line]
+    assert [answer["text"] for answer in answers] == ["a fine film \u2028 indeed", "not so fine"]
+    assert answers[1]["label"] == 3
+    write_csv(Path("in.csv"), reviews(3))
+    assert len(call("predict", str(student_folder), "in.csv").stdout.splitlines()) == 3
+    assert call("predict", str(student_folder), stdin="").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ('{"text": ', "in.jsonl:10 is not valid JSON"),
+        ("[1]", "in.jsonl:10 is a JSON list. Each line must be one object with the keys text."),
+        ('{"txt": "x"}', "in.jsonl:10 has no column 'text' for the field 'text'."),
+        ('{"text": "\\ud800"}', "in.jsonl:10 has half a character"),
+    ],
+)
+def test_predict_names_a_bad_line_and_leaves_no_half_file(
+    student_folder: Path, monkeypatch: pytest.MonkeyPatch, bad: str, message: str
+) -> None:
+    monkeypatch.setattr("stillshot.cli.predict.CHUNK_LINES", 4)
+    write_jsonl(Path("in.jsonl"), reviews(9))
+    with Path("in.jsonl").open("a", encoding="utf-8") as file:
+        file.write(bad + "\n")
+    Path("out.jsonl").write_text("as before")
+    assert message in refused("predict", str(student_folder), "in.jsonl", "-o", "out.jsonl")
+    assert Path("out.jsonl").read_text() == "as before"
+    assert sorted(path.name for path in Path().iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_predict_without_a_student_or_a_file(student_folder: Path) -> None:
+    assert "holds no student" in refused("predict", "nowhere", stdin='"x"\n')
+    assert "does not exist" in refused("predict", str(student_folder), "nowhere.jsonl")
+
+
+# run ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_recipe() -> Path:
+    write_jsonl(Path("train.jsonl"), reviews(40))
+    write_jsonl(Path("test.jsonl"), reviews(12, start=100))
+    task = new_task("reviews", ["text"], ["very-bad", "very_good"])
+    content = {
+        "name": "tiny",
+        "task": task.model_dump(mode="json"),
+        "data": {
+            "labelled": "train.jsonl",
+            "unlabelled": "train.jsonl",
+            "num_unlabelled": 12,
+            "in_domain": {"test": "test.jsonl"},
+        },
+        "budgets": [{"labelled": 4, "num_contexts": 1, "num_shots": 2}],
+        "teacher": {"model": "random:tiny-llama"},
+        "students": [{"model": "random:tiny-bert", "distill": {"epochs": 1}, "finetune": {"epochs": 1}}],
+        "methods": ["context_distillation"],
+        "evaluation": {"latency_queries": 2, "bootstrap_samples": 50},
+    }
+    path = Path("tiny.yaml")
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def snapshot(*parts: str) -> dict[str, bytes]:
+    """Every file of the run, or of some of its folders."""
+    folders = [Path("runs/tiny") / part for part in parts or ("",)]
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): path.read_bytes() for path in files}
+
+
+def test_a_run_its_second_call_and_its_report(tiny_recipe: Path) -> None:
+    result = call("run", str(tiny_recipe), "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["folder"] == str(Path("runs/tiny"))
+    assert answer["failed"] == []
+    assert [line["method"] for line in answer["summary"]] == ["context_distillation"]
+    assert Path(answer["report"]).is_file()
+    kept = snapshot("cells", "softlabels", "students")
+
+    again = call("run", str(tiny_recipe))
+    assert again.exit_code == 0
+    assert again.stdout.startswith("| Method |")
+    assert again.stdout.endswith(f"Report: {Path('runs/tiny/report.html')}\n")
+    assert snapshot("cells", "softlabels", "students") == kept
+
+    for stage in ("label", "train", "evaluate"):
+        assert call(stage, str(tiny_recipe)).exit_code == 0
+    Path("runs/tiny/report.html").unlink()
+    assert call("report", str(tiny_recipe)).exit_code == 0
+    for path in Path("runs/tiny/cells").iterdir():  # a copy without the large files
+        path.unlink()
+    page = Path("runs/tiny/report.html").read_bytes()
+    Path("runs/tiny/report.html").unlink()
+    assert call("report", "runs/tiny").stdout.strip() == str(Path("runs/tiny/report.html"))
+    assert Path("runs/tiny/report.html").stat().st_size > len(page) / 2
+
+    before = snapshot()
+    message = refused("run", str(tiny_recipe), "--set", "name=other", "-o", "runs/tiny")
+    assert "holds a run of another recipe" in message
+    assert snapshot() == before
+
+
+def test_failed_cells_are_named_with_their_reason(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stillshot import pipeline
+    from stillshot.evaluate.records import Cell, Results
+
+    shared: dict[str, Any] = {
+        "method": "pattern_finetune",
+        "seed": 0,
+        "parameters": 1,
+        "model_bytes": 1,
+        "peak_memory_bytes": 1,
+    }
+    cell = Cell(id="some-cell", failed="The loss is not finite.", **shared)
+    results = Results(
+        name="tiny",
+        task="t",
+        labels=["a", "b"],
+        versions={},
+        hardware={},
+        cells=[cell],
+        summary=[],
+        comparisons=[],
+    )
+    monkeypatch.setattr(pipeline, "run", lambda *_: results)
+    result = call("run", str(tiny_recipe), "--json")
+    assert result.exit_code == 1
+    assert "1 of 1 cells failed:\n  some-cell: The loss is not finite." in result.stderr
+    assert json.loads(result.stdout)["failed"] == [{"id": "some-cell", "reason": "The loss is not finite."}]
+
+
+def test_a_stage_without_the_one_before(tiny_recipe: Path) -> None:
+    assert "Run `stillshot label` first." in refused("train", str(tiny_recipe), "-o", "out")
+
+
+# Progress ----------------------------------------------------------------------------------------
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def update(self, name: str, what: str, done: int, total: int, seconds: float) -> None:
+        self.lines.append(f"{name} {what} {done}/{total}")
+
+    def line(self, text: str) -> None:
+        self.lines.append(re.sub(r"[\d.]+ s$", "T", text))
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_piece_ends_where_another_begins() -> None:
+    shown = Recorder()
+    pieces = Pieces(shown)
+    pieces.report("a", "training", 1, 2)
+    pieces.report("a", "evaluating", 1, 1)
+    pieces.report("b", "training", 0, 2)
+    pieces.report("b", "failed: no memory", 0, 0)
+    pieces.end_piece()
+    assert shown.lines == [
+        "a training 1/2",
+        "a: training, T",
+        "a evaluating 1/1",
+        "a: evaluating, T",
+        "b training 0/2",
+        "b: failed",
+    ]
+
+
+def test_progress_without_a_terminal_is_few_lines() -> None:
+    stream = io.StringIO()
+    with progress(stream) as report:
+        for done in range(1000):
+            report("cell", "training", done, 1000)
+    assert re.fullmatch(r"cell: training, [\d.]+ s\n", stream.getvalue())
+
+
+def test_progress_on_a_terminal_leaves_whole_lines() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with progress(stream) as report:
+        report("cell [1]", "training", 1, 4)
+        report("cell [1]", "evaluating", 4, 4)
+    assert re.search(r"cell \[1\]: training, [\d.]+ s", stream.getvalue())
+    assert re.search(r"cell \[1\]: evaluating, [\d.]+ s", stream.getvalue())
+
+
+def test_a_short_block_shows_nothing_when_it_is_to_be_quiet() -> None:
+    stream = io.StringIO()
+    with progress(stream, after_seconds=60) as report:
+        report("predict", "answering queries", 1, 0)
+    assert stream.getvalue() == ""
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0.0, 9.96, 59.4, 59.7, 3599.6, 7321)] == [
+        "0.0 s", "10 s", "59 s", "1 m 00 s", "1 h 00 m", "2 h 02 m",
+    ]  # fmt: skip

