@@ -212,12 +212,17 @@ class Teacher(Section):
 
 
 class Lora(Section):
-    """Low-rank adaptation (Hu et al. 2022), in the terms of ``peft.LoraConfig``."""
+    """Low-rank adaptation (Hu et al. 2022), in the terms of ``peft.LoraConfig``.
+
+    ``layers`` adapts the last so many layers alone: the backward pass ends where the adapters do, which on
+    a processor saves up to half of a training's time. Null adapts all.
+    """
 
     rank: PositiveInt = 8
     alpha: PositiveInt = 16
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
+    layers: PositiveInt | None = None
 
 
 class Training(Section):

@@ -12,7 +12,7 @@ from stillshot.evaluate.assemble import assemble
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell, Results
 from stillshot.evaluate.runner import run_isolated
-from stillshot.methods.cells import CellSpec, Setting, asked_settings, cells
+from stillshot.methods.cells import CellSpec, Setting, asked_settings, cells, settings
 from stillshot.methods.check import check
 from stillshot.methods.materials import Materials
 from stillshot.methods.work import evaluate_cell, label_setting, train_cell
@@ -35,15 +35,15 @@ class Run:
     failures: dict[str, str]
     checkpoint_seconds: float = 120.0
 
-    def label(self) -> None:
-        """Have the teacher label the queries of every budget and seed."""
+    def label(self, only: Setting | None = None) -> None:
+        """Have the teacher label the queries of every setting, or of one."""
         for setting in asked_settings(self.recipe):
-            if not self.folder.labels(setting.name).is_file():
+            if only in (None, setting) and not self.folder.labels(setting.name).is_file():
                 self._isolated(f"labels {setting.name}", label_setting, setting)
 
-    def train(self) -> None:
-        """Train the students of every cell that trains one."""
-        for spec in cells(self.recipe):
+    def train(self, only: Setting | None = None) -> None:
+        """Train the students of every cell that trains one, or of one setting's."""
+        for spec in self._cells(only):
             if spec.student is not None and not self.folder.training(spec.id).is_file():
                 if (
                     spec.method == "context_distillation"
@@ -54,8 +54,8 @@ class Run:
                     )
                 self._attempt(spec, train_cell, spec, self.checkpoint_seconds)
 
-    def evaluate(self) -> None:
-        """Evaluate every cell on every evaluation set."""
+    def evaluate(self, only: Setting | None = None) -> None:
+        """Evaluate every cell, or one setting's, on every evaluation set."""
         for evaluation in Materials(self.recipe).evaluation_sets:
             path = self.folder.evaluation(evaluation.name)
             if not path.is_file():
@@ -64,7 +64,7 @@ class Run:
                     for i, e in enumerate(evaluation.examples)
                 ]
                 self.folder.write_lines(path, rows)
-        for spec in cells(self.recipe):
+        for spec in self._cells(only):
             if self.folder.is_finished(spec.id) or spec.id in self.failures:
                 continue
             if spec.variant == "teacher" and not self.folder.labels(spec.setting.name).is_file():
@@ -89,6 +89,9 @@ class Run:
         self.folder.write(self.folder.results, results.model_dump_json(by_alias=True, indent=2) + "\n")
         write_report(self.folder.path)
         return results
+
+    def _cells(self, only: Setting | None) -> list[CellSpec]:
+        return [spec for spec in cells(self.recipe) if only in (None, spec.setting)]
 
     def _record(self, spec: CellSpec) -> Cell | None:
         if spec.id not in self.failures:
@@ -145,9 +148,10 @@ def run(recipe: Recipe, path: Path, report: Report | None = None) -> Results:
             fail do not raise: they have ``failed`` set in the results.
     """
     story = open_run(recipe, path, report)
-    story.label()
-    story.train()
-    story.evaluate()
+    for setting in settings(recipe):  # setting by setting, so that the first results are there early
+        story.label(setting)
+        story.train(setting)
+        story.evaluate(setting)
     return story.write_results()
 
 

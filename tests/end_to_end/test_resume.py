@@ -198,7 +198,7 @@ DONE_ONCE = {"softlabels", "students", "cells", "evaluation"}
 def test_the_folder_of_another_recipe_is_left_alone(recipe: Recipe, undisturbed: Path) -> None:
     other = recipe.model_copy(update={"seeds": [7]})
     before = snapshot(undisturbed)
-    with pytest.raises(RunFolderError, match=r"holds a run of another recipe.*nothing was changed"):
+    with pytest.raises(RunFolderError, match=r"another recipe: seeds.*Nothing was changed"):
         open_run(other, undisturbed)
     assert snapshot(undisturbed) == before
 

@@ -41,3 +41,11 @@ def test_recipes_shown_in_the_readme_are_valid() -> None:
         shown = [line for line in block.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         kept = {line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()}
         assert all(line.split("#")[0].strip() in kept for line in shown)
+
+
+@pytest.mark.parametrize("name", ["README.md", "EXPERIMENTS.md"])
+def test_result_tables_are_those_of_the_records(name: str) -> None:
+    filled = runpy.run_path(str(ROOT / "tools" / "result_tables.py"))["filled"]
+    page = (ROOT / name).read_text(encoding="utf-8")
+    assert "<!-- table: results/" in page
+    assert filled(page) == page

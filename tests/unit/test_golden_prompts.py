@@ -84,16 +84,12 @@ def all_prompts() -> dict[str, Any]:
     return {model: {task: prompts_of(task, model) for task in builtin_tasks()} for model in (RANDOM, BUNDLED)}
 
 
-def golden(update: bool) -> dict[str, Any]:
-    if update:
-        GOLDEN.write_text(json.dumps(all_prompts(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return json.loads(GOLDEN.read_text(encoding="utf-8"))
-
-
 @pytest.fixture(scope="module")
 def written(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The golden file; written anew first if that was asked for."""
-    return golden(request.config.getoption("--update-golden"))
+    if request.config.getoption("--update-golden"):
+        GOLDEN.write_text(json.dumps(all_prompts(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("task_name", builtin_tasks())
@@ -101,6 +97,7 @@ def test_prompts_of_the_random_tokenizer(task_name: str, written: dict[str, Any]
     assert prompts_of(task_name, RANDOM) == written[RANDOM].get(task_name)
 
 
+@pytest.mark.real_models
 @pytest.mark.parametrize("task_name", builtin_tasks())
 def test_prompts_of_the_bundled_tokenizer(
     task_name: str, written: dict[str, Any], bundled_teacher: str

@@ -352,6 +352,8 @@ def test_contexts_of_all_examples_differ_in_order() -> None:
     contexts = draw_contexts(labelled, LABELS, Budget(labelled=8, num_contexts=4), seed=0)
     orders = [tuple(d.fields["text"] for d in shown.demonstrations) for shown in contexts]
     assert len(set(orders)) == 4
+    labels = [tuple(d.label for d in shown.demonstrations) for shown in contexts]
+    assert len(set(labels)) > 1  # no label has a place of its own
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(orders[0]))}
     others = draw_contexts(labelled, LABELS, Budget(labelled=8, num_contexts=4), seed=1)
     assert others != contexts

@@ -117,12 +117,14 @@ def reworded(**words: str) -> TaskDefinition:
         {"task": reworded(negative="No", positive="True")},
         {"task": reworded(negative="Yes", positive="No")},
     ],
-    ids=str,
+    ids=["pattern", "kind", "shots", "instruction", "separator", "label word", "label order"],
 )
 def test_another_prompt_is_asked_anew(tmp_path: Path, change: dict[str, Any]) -> None:
     teacher = StubTeacher()
-    label(teacher, tmp_path)
-    changed = label(teacher, tmp_path, **change)
+    # Demonstrations show the label words; without them only the scored tokens differ.
+    shots = 0 if "task" in change else 2
+    label(teacher, tmp_path, shots=shots)
+    changed = label(teacher, tmp_path, **{"shots": shots, **change})
     assert changed.computed == 18
     assert len(stored_rows(tmp_path)) == 36
 

@@ -6,9 +6,11 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -16,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from stillshot.student.features import Feature
 from stillshot.student.losses import distillation_loss
 
+_CHECKPOINT = "trained.safetensors"
 _TARGETS = ("soft_labels", "label", "row_weight")
 
 
@@ -99,6 +102,19 @@ class ContextDistillationTrainer(Trainer):
             temperature=self.args.temperature,  # type: ignore[union-attr]
         )
         return (loss, outputs) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write what a checkpoint needs: the weights that train. The others are as they were loaded."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        model: Any = self.model
+        trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        save_file(trained, folder / _CHECKPOINT)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Put a checkpoint's weights back."""
+        target: Any = model if model is not None else self.model
+        target.load_state_dict(load_file(Path(resume_from_checkpoint) / _CHECKPOINT), strict=False)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         dataset = train_dataset if train_dataset is not None else self.train_dataset

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from stillshot.config import Lora, Tuning
 from stillshot.errors import ModelError
@@ -44,7 +45,10 @@ def _with_lora(model: Any, lora: Lora, classifies: bool) -> Any:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
+        target_modules=lora.target_modules
+        if lora.layers is None
+        else _linear_names(model, lora.target_modules),
+        layers_to_transform=None if lora.layers is None else _last_layers(model, lora.layers),
     )
     try:
         return get_peft_model(model, settings)
@@ -54,6 +58,29 @@ def _with_lora(model: Any, lora: Lora, classifies: bool) -> Any:
             f"LoRA cannot be put on target_modules {lora.target_modules!r}: {str(error).splitlines()[0]} "
             f"Modules of this model: {', '.join(names)}."
         ) from error
+
+
+def _linear_names(model: Any, target_modules: str | list[str]) -> list[str]:
+    """``all-linear`` spelled out, since PEFT takes a choice of layers only with names of modules."""
+    if target_modules != "all-linear":
+        return [target_modules] if isinstance(target_modules, str) else target_modules
+    linear = (torch.nn.Linear, Conv1D)
+    return sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.base_model.named_modules()
+            if isinstance(module, linear)
+        }
+    )
+
+
+def _last_layers(model: Any, count: int) -> list[int]:
+    total = model.config.get_text_config().num_hidden_layers
+    if count > total:
+        raise ModelError(
+            f"lora.layers is {count}, but the model has {total} layers. Lower it, or leave it out."
+        )
+    return list(range(total - count, total))
 
 
 def _freeze_all_but_biases(model: Any) -> None:

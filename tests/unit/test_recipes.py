@@ -1,0 +1,89 @@
+"""Recipes: every problem is named with its place and the nearest valid name; what is written is read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stillshot.config import Recipe, dump_recipe, load_recipe, validated
+from stillshot.errors import RecipeError
+
+RECIPE: dict[str, Any] = {"name": "r", "task": "sst2"}
+
+
+def refused(**changes: Any) -> str:
+    with pytest.raises(RecipeError) as raised:
+        validated(Recipe, {**RECIPE, **changes}, "r.yaml")
+    assert raised.value.exit_code == 2
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ({"bugdets": []}, ["bugdets: unknown key. Did you mean 'budgets'?"]),
+        ({"teacher": {"modell": "x"}}, ["teacher.modell: unknown key. Did you mean 'model'?"]),
+        ({"students": [{}, {"tunning": "lora"}]}, ["students.1.tunning: unknown key. Did you mean 'tuning'?"]),
+        ({"students": [{"distill": {"epoch": 3}}]}, ["students.0.distill.epoch: unknown key. Did you mean 'epochs'?"]),
+        ({"students": [{"lora": {"r": 4}}]}, ["students.0.lora.r: unknown key", "rank"]),
+        ({"data": {"num_unlabelled": "many"}}, ["data.num_unlabelled: ", "integer", "'many'"]),
+        ({"data": {"num_unlabelled": 0}}, ["data.num_unlabelled: ", "greater than or equal to 1"]),
+        ({"teacher": {"scoring": "indirect"}}, ["teacher.scoring: ", "'direct', 'channel' or 'both'"]),
+        ({"students": [{"tuning": "prefix"}]}, ["students.0.tuning: ", "'full', 'lora' or 'bitfit'"]),
+        ({"students": []}, ["students: ", "at least 1"]),
+        ({"seeds": [0, 1, 0]}, ["seeds: given twice: 0"]),
+        ({"budgets": [{"labelled": 4, "num_shots": 8}]}, ["num_shots 8 is more than the 4 labelled examples"]),
+        ({"data": {"in_domain": {"a": "x"}, "out_of_domain": {"a": "y"}}}, ["evaluation sets named twice: ['a']"]),
+        ({"name": None}, ["name: "]),
+        ({"teacher": "bundled:smollm2-135m"}, ["teacher: "]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_its_place(changes: dict[str, Any], messages: list[str]) -> None:
+    found = refused(**changes)
+    assert found.startswith("r.yaml is not a valid Recipe:")
+    for message in messages:
+        assert message in found
+
+
+def test_all_problems_are_in_one_message() -> None:
+    found = refused(teacher={"modell": "x", "dtype": "int8"}, seeds="all")
+    for key in ("teacher.modell", "teacher.dtype", "seeds"):
+        assert f"\n  {key}: " in found
+
+
+def test_a_missing_key_is_required() -> None:
+    with pytest.raises(RecipeError, match="task: this key is required"):
+        validated(Recipe, {"name": "r"}, "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must hold a mapping"),
+        (b"- one\n- two\n", "must hold a mapping of keys to values, not list"),
+        (b"name: [\n", "is not valid YAML"),
+        (b"name: \xff\n", "cannot be read as UTF-8"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"There is no file .*r\.yaml\. Check the path"):
+        load_recipe(tmp_path / "r.yaml")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    recipe = validated(Recipe, {**RECIPE, "description": "🙂 {x}: no", "seeds": [3, -1]}, "r.yaml")
+    (tmp_path / "r.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+    assert yaml.safe_load(dump_recipe(recipe))["teacher"]["model"] == recipe.teacher.model  # every default
