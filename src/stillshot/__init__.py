@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stillshot.config import Budget, Recipe, TaskDefinition, Training, load_recipe
+    from stillshot.config import Budget, Recipe, TaskDefinition, Training
+    from stillshot.config_files import load_recipe
     from stillshot.data.hans import generate_hans
     from stillshot.errors import StillshotError
     from stillshot.methods.distilling import distill
@@ -46,7 +47,7 @@ _HOME = {
     "Training": "config",
     "distill": "methods.distilling",
     "generate_hans": "data.hans",
-    "load_recipe": "config",
+    "load_recipe": "config_files",
     "load_task": "tasks",
     "new_task": "tasks",
     "run": "pipeline",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ _SCHEMA = pa.schema(
         ("scores", pa.list_(pa.float64())),
         ("shots", pa.int32()),
         ("query_tokens", pa.int32()),
+        ("seconds", pa.float32()),  # the row's share of the time its batch took
     ]
 )
 
@@ -51,12 +53,17 @@ class SoftLabelStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._scores: dict[str, list[float]] = {}
+        self._seconds: dict[str, float] = {}
         self._seen: set[str] = set()
 
     def lookup(self, keys: Iterable[str]) -> dict[str, list[float]]:
         """The stored scores of those keys that have any."""
         self._read_new_shards()
         return {key: self._scores[key] for key in keys if key in self._scores}
+
+    def seconds(self, keys: Iterable[str]) -> float:
+        """What computing the scores of these keys took, whenever that was."""
+        return sum(self._seconds[key] for key in set(keys))
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows (see the module's schema) as one shard.
@@ -79,12 +86,14 @@ class SoftLabelStore:
             ) from error
         self._seen.add(name)
         self._scores.update({row["key"]: row["scores"] for row in rows})
+        self._seconds.update({row["key"]: row["seconds"] for row in rows})
 
     def _read_new_shards(self) -> None:
         for shard in sorted(self.folder.glob("part-*.parquet")):
             if shard.name not in self._seen:
-                table = pq.read_table(shard, columns=["key", "scores"])
-                self._scores.update(zip(table["key"].to_pylist(), table["scores"].to_pylist(), strict=True))
+                table = pq.read_table(shard, columns=["key", "scores", "seconds"]).to_pydict()
+                self._scores.update(zip(table["key"], table["scores"], strict=True))
+                self._seconds.update(zip(table["key"], table["seconds"], strict=True))
                 self._seen.add(shard.name)
 
 
@@ -123,8 +132,10 @@ def label_queries(
     computed = 0
     report = progress or (lambda *_: None)
     report(len(known), len(keys))
+    started = time.perf_counter()
     for positions, scores in teacher.score(prompts, next_tokens, skip=known):
         rows = []
+        seconds = (time.perf_counter() - started) / len(positions)
         for index, row in zip(positions, scores, strict=True):
             found[keys[index]] = row.tolist()
             rows.append(
@@ -137,14 +148,17 @@ def label_queries(
                     "scores": row.tolist(),
                     "shots": len(context),
                     "query_tokens": prompts[index].query_tokens,
+                    "seconds": seconds,
                 }
             )
         store.add(rows)
         computed += len(rows)
         report(min(len(known) + computed, len(keys)), len(keys))
+        started = time.perf_counter()
     return LabelScores(
         scores=np.array([found[key] for key in keys], dtype=np.float64).reshape(-1, len(writer.task.labels)),
         labels=tuple(writer.task.labels),
         query_tokens=sum(prompt.query_tokens for prompt in prompts),
         computed=computed,
+        seconds=store.seconds(keys),
     )

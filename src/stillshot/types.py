@@ -55,12 +55,14 @@ class LabelScores:
         labels: The labels, in the order of the columns.
         query_tokens: Tokens of the queries themselves, without the context, all told.
         computed: How many of the rows were computed now rather than found in a store.
+        seconds: What computing all of them took, now or when they were stored.
     """
 
     scores: NDArray[np.float64]
     labels: tuple[str, ...]
     query_tokens: int = 0
     computed: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

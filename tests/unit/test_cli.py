@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from stillshot.cli.main import app
 from stillshot.cli.progress import Pieces, duration, progress
-from stillshot.config import Prompt, load_recipe
+from stillshot.config import Prompt
 from stillshot.config import Student as StudentSection
+from stillshot.config_files import load_recipe
 from stillshot.tasks import load_task, new_task
 
 VERBS = ("init", "check", "run", "label", "train", "evaluate", "report", "predict")
@@ -100,7 +101,7 @@ def test_interruption_and_unexpected_errors(monkeypatch: pytest.MonkeyPatch) -> 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stillshot.config.load_recipe", interrupted)
+    monkeypatch.setattr("stillshot.config_files.load_recipe", interrupted)
     result = call("check", "recipe.yaml")
     assert result.exit_code == 130
     assert result.stderr.strip() == "Interrupted. Run the same command again to go on."
@@ -108,7 +109,7 @@ def test_interruption_and_unexpected_errors(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("stillshot.config.load_recipe", broken)
+    monkeypatch.setattr("stillshot.config_files.load_recipe", broken)
     with pytest.raises(ZeroDivisionError):
         call("check", "recipe.yaml")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stillshot.config import load_recipe
+from stillshot.config_files import load_recipe
 
 ROOT = Path(__file__).parents[2]
 

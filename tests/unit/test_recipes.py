@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stillshot.config import Recipe, dump_recipe, load_recipe, validated
+from stillshot.config import Recipe
+from stillshot.config_files import dump_recipe, load_recipe, validated
 from stillshot.errors import RecipeError
 
 RECIPE: dict[str, Any] = {"name": "r", "task": "sst2"}

@@ -32,7 +32,7 @@ def read_recipe(path: Path, overrides: list[str] | None) -> Recipe:
     Raises:
         RecipeError: It is not a valid recipe.
     """
-    from stillshot.config import load_recipe
+    from stillshot.config_files import load_recipe
 
     return load_recipe(path, tuple(overrides or ()))
 

@@ -216,7 +216,8 @@ def _refuse_to_overwrite(paths: Sequence[Path]) -> None:
 def _check_draft(recipe: str, output: Path) -> None:
     import yaml
 
-    from stillshot.config import Recipe, validated
+    from stillshot.config import Recipe
+    from stillshot.config_files import validated
 
     validated(Recipe, yaml.safe_load(recipe), str(output))
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stillshot.config import Recipe, dump_recipe, load_recipe
+from stillshot.config import Recipe
+from stillshot.config_files import dump_recipe, load_recipe
 from stillshot.errors import RunFolderError, WorkError
 from stillshot.evaluate.records import Cell
 from stillshot.evaluate.resources import hardware, versions

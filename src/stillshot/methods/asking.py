@@ -38,8 +38,7 @@ class Interview:
 
     Attributes:
         query_tokens: Tokens of all queries asked so far, without the context.
-        computed: Scores computed now; the others were in the store.
-        asked: All scores asked for.
+        seconds: What computing their scores took, now or when they were stored.
     """
 
     teacher: Teacher
@@ -47,8 +46,7 @@ class Interview:
     store: SoftLabelStore
     report: Report = lambda *_: None
     query_tokens: int = 0
-    computed: int = 0
-    asked: int = 0
+    seconds: float = 0.0
     _writers: dict[str, PromptWriter] = field(default_factory=dict)
 
     def writer(self, prompt: Prompt) -> PromptWriter:
@@ -78,8 +76,7 @@ class Interview:
                 )
                 rows.append(result.scores)
                 self.query_tokens += result.query_tokens
-                self.computed += result.computed
-                self.asked += len(queries)
+                self.seconds += result.seconds
                 before += len(queries)
             found[kind] = np.stack(rows)
         return found

@@ -49,9 +49,6 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
         scores = interview.scores(asking, draw.contexts, draw.queries)
         biases = interview.biases(asking, draw.contexts, scores)
         soft = answers.soft_labels(scores, biases, asking.temperature)
-    seconds = usage.seconds
-    if 0 < interview.computed < interview.asked:  # resumed: the time that all of them would have taken
-        seconds *= interview.asked / interview.computed
     writer = interview.writer(asking.prompt)
     folder.write_json(
         folder.labels(setting.name),
@@ -68,7 +65,7 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
             "queries": [query.key for query in draw.queries],
             "soft_labels": soft.tolist(),
             "query_tokens": interview.query_tokens,
-            "label_seconds": seconds,
+            "label_seconds": interview.seconds,
             "peak_memory_bytes": usage.peak_memory_bytes,
         },
     )

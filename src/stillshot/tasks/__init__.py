@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from stillshot.config import Source, TaskDefinition, read_yaml, validated
+from stillshot.config import Source, TaskDefinition
+from stillshot.config_files import read_yaml, validated
 from stillshot.errors import RecipeError, did_you_mean
 
 __all__ = ["builtin_tasks", "load_task", "new_task"]

@@ -1,0 +1,85 @@
+"""The bundled models, for real: small, but whole. Shipped recipes on local copies of public data, if any."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from stillshot.cli.main import app
+from stillshot.config import Budget, Prompt, Teacher
+from stillshot.config_files import load_recipe
+from stillshot.data.sources import read_split
+from stillshot.data.splits import draw_evaluation, draw_labelled
+from stillshot.evaluate.records import Results
+from stillshot.methods.asking import Asking, Interview
+from stillshot.methods.check import check
+from stillshot.prompt.demonstrations import draw_contexts
+from stillshot.softlabels import SoftLabelStore
+from stillshot.tasks import load_task
+from stillshot.teacher import answers
+from stillshot.teacher.local import LocalTeacher
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.real_models
+
+
+def test_shared_prefix_equals_full_reading_on_the_bundled_teacher(
+    bundled_teacher: str, tmp_path: Path
+) -> None:
+    task = load_task("nli-sample")
+    labelled = draw_labelled(read_split(task, "train"), task, 4, seed=0)
+    queries = draw_evaluation(read_split(task, "test"), 6)
+    contexts = draw_contexts(labelled, task.labels, Budget(labelled=4, num_contexts=1), seed=0)
+    found = {}
+    for prefix in ("shared", "none"):
+        teacher = LocalTeacher(Teacher(model=bundled_teacher, dtype="float32", prefix=prefix))
+        interview = Interview(teacher, task, SoftLabelStore(tmp_path / prefix))
+        found[prefix] = interview.scores(Asking("both", "none", Prompt()), contexts, queries)
+    for kind in ("direct", "channel"):
+        shared, full = (answers.calibrate(found[prefix][kind], 0.0) for prefix in ("shared", "none"))
+        np.testing.assert_allclose(shared, full, atol=2e-3 if kind == "channel" else 2e-4)
+
+
+def test_the_demo_recipe_end_to_end(bundled_teacher: str, bundled_encoder: str, tmp_path: Path) -> None:
+    """The demo, smaller: every method is measured on both sets, and the report is there."""
+    small = [
+        "data.num_unlabelled=24",
+        "data.max_evaluation=30",
+        "budgets.0.labelled=4",
+        "budgets.0.num_shots=4",
+    ]
+    arguments = [part for value in [*small, "students.0.distill={epochs: 2}"] for part in ("--set", value)]
+    done = CliRunner().invoke(
+        app, ["run", str(ROOT / "recipes/demo.yaml"), "-o", str(tmp_path / "run"), *arguments]
+    )
+    assert done.exit_code == 0, done.output
+    results = Results.model_validate_json((tmp_path / "run/results.json").read_text(encoding="utf-8"))
+    assert {cell.method for cell in results.cells} == {
+        "zero_shot", "in_context", "pattern_finetune", "context_distillation",
+    }  # fmt: skip
+    for cell in results.cells:
+        assert set(cell.splits) == {"nli-sample", "hans-style"}
+        assert all(split.n == 30 for split in cell.splits.values())
+    assert (tmp_path / "run/report.html").is_file()
+    student = next((tmp_path / "run/students").glob("context_distillation*/stillshot.json")).parent
+    query = json.dumps({"premise": "A man is asleep.", "hypothesis": "A man is awake."})
+    predicted = CliRunner().invoke(app, ["predict", str(student)], input=query + "\n")
+    assert json.loads(predicted.stdout)["prediction"] in results.labels
+
+
+@pytest.mark.parametrize("name", ["sst2-laptop", "snli-laptop", "paper"])
+def test_shipped_recipes_pass_the_check(name: str, bundled_teacher: str, bundled_encoder: str) -> None:
+    """On local copies of the public data; the paper's models stand in with their shapes."""
+    if not os.environ.get("STILLSHOT_DATA"):
+        pytest.skip("needs local copies of public data sets: set STILLSHOT_DATA to their folder")
+    overrides: tuple[str, ...] = ("seeds=[0]",)
+    if name == "paper":
+        overrides += ("teacher.model=random:facebook/opt-1.3b",)
+        overrides += tuple(f"students.{index}.model=random:facebook/opt-125m" for index in range(3))
+    findings = check(load_recipe(ROOT / f"recipes/{name}.yaml", overrides))
+    assert {"task", "evaluation", "teacher", "student"} <= {finding.what for finding in findings}
