@@ -144,10 +144,13 @@ class Data(Section):
     max_words: PositiveInt | None = None
 
     @model_validator(mode="after")
-    def _names_are_distinct(self) -> Data:
+    def _names_are_distinct_and_name_files(self) -> Data:
         twice = set(self.in_domain) & set(self.out_of_domain)
         if twice:
             raise ValueError(f"evaluation sets named twice: {sorted(twice)}")
+        for name in (*self.in_domain, *self.out_of_domain):
+            if not name or name.startswith(".") or set(name) & set("/\\\0"):
+                raise ValueError(f"an evaluation set's name names a file and cannot be {name!r}")
         return self
 
 

@@ -74,7 +74,7 @@ def _answers(student: Student, rows: list[Row], batch_size: int) -> Iterator[dic
     # A query has no label and no group, so none of its columns can keep it from being answered.
     task = student.task.model_copy(update={"drop_labels": [], "groups": []})
     objects = [(where, _object(where, row, task.fields)) for where, row in rows]
-    examples = examples_in(objects, task, None, labels=False)
+    examples = examples_in(objects, task, task.sources.local, labels=False)
     for (_, row), answer in zip(objects, student.predict(examples, batch_size), strict=True):
         probabilities = {label: round(value, 6) for label, value in answer.probabilities.items()}
         yield {**row, "prediction": answer.label, "probabilities": probabilities}

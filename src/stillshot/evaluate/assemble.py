@@ -55,6 +55,16 @@ def line_key(cell_id: str) -> str:
     return re.sub(r"-s-?\d+$", "", cell_id)
 
 
+def setting_of(cell_id: str) -> str:
+    """The budget and seed at the end of a cell's id; empty for what depends on neither.
+
+    >>> setting_of("in_context-smollm2-135m-raw-n16x4x8-s2")
+    'n16x4x8-s2'
+    """
+    found = re.search(r"(?<=-)n\d+x\d+x\d+-s-?\d+$", cell_id)
+    return found[0] if found else ""
+
+
 def _lines(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
     lines: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -77,15 +87,17 @@ def _answers(folder: RunFolder, cell_id: str) -> dict[str, tuple[list[str], NDAr
 
 
 def _with_agreement(cell: Cell, cells: Sequence[Cell], found: Answers) -> Cell:
-    """The record with the share of in-domain items on which its teacher, so asked, answers the same."""
+    """The record with the share of items on which its teacher, so asked, answers the same, by evaluation set."""
     if cell.failed is not None or cell.method != "context_distillation":
         return cell
-    same = ("teacher", "seed", "num_shots", "num_contexts", "scoring", "calibration", "pattern")
+    same = ("teacher", "num_contexts", "scoring", "calibration", "pattern")
     teacher = next(
         (
             other
             for other in cells
-            if other.method == "in_context" and all(getattr(other, n) == getattr(cell, n) for n in same)
+            if other.method == "in_context"
+            and setting_of(other.id) == setting_of(cell.id)
+            and all(getattr(other, n) == getattr(cell, n) for n in same)
         ),
         None,
     )
@@ -176,9 +188,11 @@ def _comparisons(lines: dict[str, list[Cell]], found: Answers, samples: int) -> 
 def _comparable(distilled: Cell, other: Cell) -> bool:
     if other.method == "zero_shot":
         return True
+    if line_key(setting_of(other.id)) != line_key(setting_of(distilled.id)):  # another budget
+        return False
     if other.method == "in_context":
-        return (other.num_shots, other.teacher) == (distilled.num_shots, distilled.teacher)
-    same = ("student", "head", "tuning", "labelled")
+        return other.teacher == distilled.teacher
+    same = ("student", "head", "tuning")
     return other.method == "pattern_finetune" and all(
         getattr(other, n) == getattr(distilled, n) for n in same
     )

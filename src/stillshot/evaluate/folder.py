@@ -82,7 +82,11 @@ class RunFolder:
                     "folder with -o, or remove this one."
                 )
             return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        # A run that was killed at its very beginning has left no more than what the next line lists.
+        begun = (self.machine.name, ".machine.json.", ".recipe.yaml.")
+        if self.path.exists() and (
+            not self.path.is_dir() or any(not file.name.startswith(begun) for file in self.path.iterdir())
+        ):
             raise RunFolderError(
                 f"{self.path} is not empty and holds no run; nothing was changed. Choose another folder with -o."
             )

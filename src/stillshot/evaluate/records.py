@@ -19,7 +19,6 @@ MEASURED_KEYS = frozenset(
         "label_seconds",
         "evaluate_seconds",
         "latency_ms",
-        "queries_per_second",
         "hardware",
         "versions",
     }
@@ -68,8 +67,8 @@ class Cell(Record):
     ``student`` is null for methods that train nothing; ``teacher`` is null for those that ask no
     teacher. ``labelled`` counts labelled examples used, ``unlabelled`` queries taught by soft labels.
     ``peak_memory_bytes`` is what training (or, where nothing is trained, asking the model) took above
-    the process with its libraries loaded. ``teacher_agreement`` is the share of in-domain items where
-    the student's answer is its teacher's.
+    the process with its libraries loaded. ``teacher_agreement`` is, by evaluation set, the share of
+    items where the student's answer is its teacher's.
     """
 
     id: str
@@ -105,24 +104,6 @@ class Cell(Record):
     def splits(self) -> dict[str, SplitResult]:
         """In- and out-of-domain results together."""
         return {**self.in_domain, **self.out_of_domain}
-
-    @property
-    def line(self) -> tuple[Any, ...]:
-        """What a cell shares with the same cell of other seeds."""
-        return (
-            self.method,
-            self.teacher,
-            self.student,
-            self.head,
-            self.tuning,
-            self.pattern,
-            self.scoring,
-            self.calibration,
-            self.num_shots,
-            self.num_contexts,
-            self.labelled,
-            self.unlabelled,
-        )
 
 
 class Interval(Record):

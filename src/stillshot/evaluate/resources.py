@@ -47,12 +47,6 @@ def measured() -> Iterator[Usage]:
         usage.peak_memory_bytes = resident + max(0, _accelerator_peak() - accelerator_before)
 
 
-def folder_bytes(folder: Path) -> int:
-    """Bytes of the weight files in a folder."""
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    return sum(file.stat().st_size for file in files)
-
-
 def latencies(answer: Callable[[int], object], count: int) -> dict[str, float]:
     """Milliseconds of answering one query at a time: median and 95th percentile of ``count``, after one more."""
     if not count:

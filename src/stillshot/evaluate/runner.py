@@ -66,7 +66,7 @@ def _outcome(process: Any, receiver: Connection, report: Report) -> Any:
     while True:
         try:
             kind, *content = receiver.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: killed in the middle of a message
             process.join()
             raise WorkError(
                 f"A process ended without a result (exit code {process.exitcode}); killed, or out of memory. "

@@ -89,7 +89,8 @@ def _zero_shot(recipe: Recipe) -> list[CellSpec]:
         if student.model not in models and not load.is_encoder(config):
             models.append(student.model)
     first = settings(recipe)[0]
-    return [CellSpec(f"zero_shot-{_short(model)}", "zero_shot", model, first) for model in models]
+    names = _numbered([f"zero_shot-{_short(model)}" for model in models])
+    return [CellSpec(name, "zero_shot", model, first) for name, model in zip(names, models, strict=True)]
 
 
 def _asks_raw(recipe: Recipe, budget: Budget) -> bool:
@@ -104,6 +105,10 @@ def _student_names(recipe: Recipe) -> list[str]:
     for student in recipe.students:
         config = load.load_config(resolve_model(student.model, student.revision))
         names.append(f"{_short(student.model)}-{resolve_head(student, config)}-{student.tuning}")
+    return _numbered(names)
+
+
+def _numbered(names: list[str]) -> list[str]:
     return [n if names.count(n) == 1 else f"{n}-{index}" for index, n in enumerate(names, start=1)]
 
 

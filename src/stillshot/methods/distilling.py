@@ -71,10 +71,12 @@ def distill(
     if fewest == 0:
         raise DataError(f"Every label needs an example: {', '.join(definition.labels)}. Add one of each.")
     asked = [replace(as_example(query, definition), label=None) for query in queries]
-    if not asked:
-        raise DataError("There are no queries to distill on. Give some texts without labels.")
     keys = {example.key for example in shown}
     asked = [example for example in asked if example.key not in keys]
+    if not asked:
+        raise DataError(
+            "There are no queries to distill on. Give some texts that are not among the labelled."
+        )
     budget = Budget(
         labelled=len(shown), num_contexts=num_contexts, num_shots=num_shots or fewest * len(definition.labels)
     )

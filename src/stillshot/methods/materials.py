@@ -15,6 +15,7 @@ from stillshot.data.splits import (
     draw_unlabelled,
     label_projection,
 )
+from stillshot.errors import DataError
 from stillshot.prompt.demonstrations import draw_contexts
 from stillshot.tasks import load_task
 from stillshot.types import Context, Example
@@ -99,6 +100,11 @@ class Materials:
     def _read(self, reference: str, *, labels: bool) -> tuple[TaskDefinition, list[Example]]:
         if (reference, labels) not in self._known:
             task, examples = read_reference(reference, self.task, self.recipe.data.root, labels=labels)
+            if missing := [name for name in self.task.fields if name not in task.fields]:
+                raise DataError(
+                    f"{reference!r} is of the task {task.name!r}, which has no field {missing[0]!r} (it has "
+                    f"{', '.join(task.fields)}). Name data with the fields {', '.join(self.task.fields)}."
+                )
             words = self.recipe.data.max_words
             cut = [_cut(example, words) for example in examples] if words else examples
             self._known[reference, labels] = task, cut

@@ -15,7 +15,7 @@ from stillshot.methods.asking import Asking, Interview
 from stillshot.prompt.demonstrations import draw_contexts
 from stillshot.prompt.writer import Kind
 from stillshot.teacher import answers
-from stillshot.types import Example
+from stillshot.types import Context, Example
 
 MAX_FOLDS = 16
 
@@ -90,7 +90,7 @@ def _held_out(
                 rest, interview.task.labels, Budget(labelled=len(rest), num_contexts=1, num_shots=shots), seed
             )
             if rest
-            else ()
+            else (Context(),)  # one example a label: nothing is left to show
         )
         kind = answers.kinds_of(asking.scoring)[0]
         rows.append(interview.scores(asking, contexts, fold)[kind][0])

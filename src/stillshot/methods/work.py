@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillshot.config import Prompt, Recipe
+from stillshot.errors import RunFolderError
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.metrics import measure, project
 from stillshot.evaluate.records import Cell, SplitResult
@@ -82,7 +83,11 @@ def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: f
     else:
         labels = _labels(folder, spec.setting)
         prompt = _asked_prompt(prompt, labels)
-        assert labels["queries"] == [query.key for query in draw.queries], "soft labels of other queries"
+        if labels["queries"] != [query.key for query in draw.queries]:
+            raise RunFolderError(
+                f"{folder.labels(spec.setting.name)} holds soft labels of other queries: the data was changed after "
+                "they were made. Put it back, or run in another folder (-o)."
+            )
         data = TrainingSet(draw.queries, np.array(labels["soft_labels"]), draw.labelled)
         training = spec.student.distill
     with measured() as usage:
@@ -272,7 +277,8 @@ def _interview(
 ) -> Interview:
     section = recipe.teacher
     if model and model != section.model:
-        section = section.model_copy(update={"model": model, "revision": None})
+        revision = next((s.revision for s in recipe.students if s.model == model), None)
+        section = section.model_copy(update={"model": model, "revision": revision, "prefix": "auto"})
     return Interview(LocalTeacher(section), materials.task, SoftLabelStore(folder.softlabels), report)
 
 

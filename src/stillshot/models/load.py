@@ -55,7 +55,9 @@ def load_config(resolved: ResolvedModel) -> Any:
     if resolved.is_random:
         return random_config(resolved.location)
     return _explained(
-        resolved, lambda: AutoConfig.from_pretrained(resolved.location, revision=resolved.revision)
+        resolved,
+        lambda: AutoConfig.from_pretrained(resolved.location, revision=resolved.revision),
+        also=(ValueError,),  # no model_type, or code of its own
     )
 
 
@@ -69,7 +71,9 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
         tokenizer = random_tokenizer(resolved.location)
     else:
         tokenizer = _explained(
-            resolved, lambda: AutoTokenizer.from_pretrained(resolved.location, revision=resolved.revision)
+            resolved,
+            lambda: AutoTokenizer.from_pretrained(resolved.location, revision=resolved.revision),
+            also=(ValueError, ImportError),  # no tokenizer, or one that needs another library
         )
     tokenizer.padding_side = "right"
     return tokenizer
@@ -135,11 +139,11 @@ def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any
         raise ModelError(f"{resolved.id} cannot be a classifier: {error}") from error
 
 
-def _explained(resolved: ResolvedModel, load: Any) -> Any:
+def _explained(resolved: ResolvedModel, load: Any, also: tuple[type[Exception], ...] = ()) -> Any:
     """Run ``load`` and say in one message why a model cannot be had."""
     try:
         return load()
-    except OSError as error:
+    except (OSError, *also) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"The model {resolved.id!r} cannot be loaded: {first} Check the id and the network, or use a "

@@ -50,11 +50,6 @@ def random_config(shape: str) -> Any:
     return AutoConfig.for_model(model_type, **sizes, **tokens)
 
 
-def is_encoder_shape(shape: str) -> bool:
-    """Whether a shape reads in both directions and has no language-model head."""
-    return random_config(shape).model_type in _ENCODERS
-
-
 def random_tokenizer(shape: str) -> Any:
     """A byte-level tokenizer whose common words (`` Yes``, `` No``, ...) are tokens of their own."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors

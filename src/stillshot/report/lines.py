@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from stillshot.evaluate.assemble import line_key
 from stillshot.evaluate.records import Cell, Interval, Results, SplitResult, SummaryLine
 from stillshot.report.names import METHODS
 
 _ORDER = {method: position for position, method in enumerate(METHODS)}
-_SHARED = (
-    "method",
-    "teacher",
-    "student",
-    "head",
-    "tuning",
-    "scoring",
-    "calibration",
-    "num_shots",
-    "num_contexts",
-    "labelled",
-    "unlabelled",
-)
 
 
 def ordered_lines(results: Results) -> list[SummaryLine]:
@@ -31,11 +19,7 @@ def ordered_lines(results: Results) -> list[SummaryLine]:
 
 def cells_of(results: Results, line: SummaryLine) -> list[Cell]:
     """The finished cells that a line is the mean of, by seed."""
-    cells = [
-        cell
-        for cell in results.cells
-        if cell.failed is None and all(getattr(cell, name) == getattr(line, name) for name in _SHARED)
-    ]
+    cells = [cell for cell in results.cells if cell.failed is None and line_key(cell.id) == line.key]
     return sorted(cells, key=lambda cell: cell.seed)
 
 

@@ -185,14 +185,6 @@ def contexts(line: SummaryLine) -> str:
     return f"{plural(line.num_contexts, 'context')} of {plural(line.num_shots, 'shot')}"
 
 
-def asked(line: SummaryLine) -> str:
-    """How a teacher was asked: its contexts, scoring and calibration; empty for a line without contexts."""
-    if not contexts(line):
-        return ""
-    told = [SCORINGS.get(line.scoring or "", ""), CALIBRATIONS.get(line.calibration or "", "")]
-    return ", ".join(filter(None, [contexts(line), *told]))
-
-
 def _looked_up(attribute: str, names: dict[str, str]) -> Callable[[SummaryLine], str]:
     def look_up(line: SummaryLine) -> str:
         value: str = getattr(line, attribute) or ""

@@ -77,7 +77,7 @@ def comparison_table(results: Results) -> Table:
     featured = headline(results)
     rows = tuple(
         Row(
-            Entry(names.method_name(line.method), names.asked(line)),
+            Entry(names.method_name(line.method), names.contexts(line)),
             (*_setup(line), *(column[position] for column in accuracies), *_costs(line)),
             featured=featured is not None and line.key == featured.key,
         )
@@ -256,19 +256,18 @@ def markdown_table(results: Results) -> str:
         what = f"({column.group.lower()})" if column.group.endswith("%") else column.detail
         heads.append(_markdown(f"{column.title} {what}"))
     rules = ["---", *("---:" if column.number else "---" for column in table.columns)]
-    asked = {
-        row.name: f" ({row.name.detail})"
-        for row in table.rows
-        if row.name.text == names.METHODS["in_context"]
-    }
     rows = [
-        [
-            _markdown(row.name.text + asked.get(row.name, "")),
-            *map(_markdown_entry, row.entries, table.columns),
-        ]
-        for row in table.rows
+        [_markdown(_told_apart(row)), *map(_markdown_entry, row.entries, table.columns)] for row in table.rows
     ]
     return "\n".join(f"| {' | '.join(fields)} |" for fields in (heads, rules, *rows)) + "\n"
+
+
+def _told_apart(row: Row) -> str:
+    """A row's name; in-context learning stands in several rows, told apart by how the teacher was asked."""
+    if row.name.text != names.METHODS["in_context"]:
+        return row.name.text
+    setup = row.entries[1]  # "Head, tuning", whose detail is scoring and calibration
+    return f"{row.name.text} ({', '.join(filter(None, [row.name.detail, setup.detail]))})"
 
 
 def _markdown_entry(entry: Entry, column: Column) -> str:

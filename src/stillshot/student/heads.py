@@ -106,6 +106,6 @@ class ChannelClassifier(nn.Module):
         scores = span_log_probabilities(plain, hidden, spans, targets)
         return SequenceClassifierOutput(logits=scores.view(-1, self.num_labels))  # type: ignore[arg-type]
 
-    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
         """Recompute activations in the backward pass."""
-        self.language_model.gradient_checkpointing_enable(**settings)
+        self.language_model.activation_checkpointing_enable(**settings)

@@ -152,7 +152,7 @@ class Student:
             inputs = self.featurizer.pad([features[i] for i in positions])
             with torch.inference_mode():
                 logits = self.model(**{name: value.to(device) for name, value in inputs.items()}).logits
-            yield positions, logits.double().softmax(-1).cpu().numpy()
+            yield positions, logits.cpu().double().softmax(-1).numpy()
 
 
 def as_example(query: Query, task: TaskDefinition) -> Example:
@@ -201,7 +201,9 @@ def _frozen_dtype(section: StudentSection) -> torch.dtype:
     """Weights that do not train may be kept in 16 bits; those that train are float32 masters."""
     if section.tuning != "lora":
         return torch.float32
-    return load.choose_dtype(section.dtype)
+    dtype = load.choose_dtype(section.dtype)
+    # Training in float16 would need a loss scale; a device without bfloat16 trains in float32.
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _load_weights(

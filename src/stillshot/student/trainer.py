@@ -74,6 +74,7 @@ class ContextDistillationTrainer(Trainer):
             model = get_peft_model(model, peft_config)
         args = args or ContextDistillationConfig(output_dir="stillshot-student")
         args.remove_unused_columns = False
+        args.label_names = list(_TARGETS)  # so that evaluation also goes through `compute_loss`
         super().__init__(
             model=model,
             args=args,

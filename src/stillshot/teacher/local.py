@@ -101,7 +101,7 @@ class LocalTeacher:
                     f"{self._settings.model} gave scores that are not finite in {self._dtype}. Set "
                     "teacher.dtype to float32."
                 )
-            yield np.array(positions), scores.view(len(positions), -1).double().cpu().numpy()
+            yield np.array(positions), scores.view(len(positions), -1).cpu().double().numpy()
 
     def _choose_prefix_mode(self) -> PrefixMode:
         asked = self._settings.prefix
