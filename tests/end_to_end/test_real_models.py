@@ -80,7 +80,11 @@ def test_shipped_recipes_pass_the_check(name: str, bundled_teacher: str, bundled
     overrides: tuple[str, ...] = ("seeds=[0]",)
     if name == "paper":
         # The stand-in's tokenizer has a token a byte, so the longest pairs would not fit.
-        overrides += ("teacher.model=random:facebook/opt-1.3b", "data.max_words=60")
+        overrides += (
+            "teacher.model=random:facebook/opt-1.3b",
+            "data.max_words=20",
+            "prompt.drop_to_fit=true",
+        )
         overrides += tuple(f"students.{index}.model=random:facebook/opt-125m" for index in range(3))
     findings = check(load_recipe(ROOT / f"recipes/{name}.yaml", overrides))
     assert {"task", "evaluation", "teacher", "student"} <= {finding.what for finding in findings}

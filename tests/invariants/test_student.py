@@ -372,7 +372,7 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(
     assert last.name == "checkpoint-3"
     torn = last.with_name("checkpoint-4")
     torn.mkdir()
-    (torn / "model.safetensors").write_bytes((last / "model.safetensors").read_bytes())
+    (torn / "trained.safetensors").write_bytes((last / "trained.safetensors").read_bytes())
     if missing == "the end of the state":
         state = (last / "trainer_state.json").read_text()
         (torn / "trainer_state.json").write_text(state[: len(state) // 2])
