@@ -359,6 +359,14 @@ def test_contexts_of_all_examples_differ_in_order() -> None:
     assert others != contexts
 
 
+def test_contexts_of_all_examples_hold_them_all_where_they_do_not_divide_evenly() -> None:
+    counts = {"a": 6, "b": 5, "c": 5}
+    labelled = [review(f"{name} {index}", name) for name, count in counts.items() for index in range(count)]
+    contexts = draw_contexts(labelled, list(counts), Budget(labelled=16, num_contexts=3), seed=0)
+    for shown in contexts:
+        assert {d.fields["text"] for d in shown.demonstrations} == {e.fields["text"] for e in labelled}
+
+
 def test_more_contexts_begin_with_the_fewer() -> None:
     labelled = reviews(16)
     four, six = (
