@@ -11,8 +11,10 @@ from doubles import LABELS, SENTIMENT, StubTeacher, review
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from report_fixtures import cell
 
 from stillshot.config import Budget, Prompt
+from stillshot.evaluate.assemble import _comparable
 from stillshot.evaluate.metrics import (
     expected_calibration_error,
     measure,
@@ -214,3 +216,10 @@ def test_no_held_out_example_is_among_its_demonstrations(tmp_path: Path) -> None
     for shown in asked:
         assert sum(shown.count(text) for text in texts) == 7  # six demonstrations and the query
         assert all(shown.count(text) <= 1 for text in texts)
+
+
+@pytest.mark.parametrize("method", ["in_context", "pattern_finetune"])
+def test_methods_of_another_budget_are_not_compared(method: str) -> None:
+    distilled = cell("context_distillation", id="context_distillation-a-n16x4x8-s0")
+    assert _comparable(distilled, cell(method, id=f"{method}-a-n16x4x8-s1"))
+    assert not _comparable(distilled, cell(method, id=f"{method}-a-n32x4x8-s0"))

@@ -16,10 +16,9 @@ def draw_contexts(
     """Contexts over the same labelled examples.
 
     Each context is balanced over the labels, up to one where shots do not divide evenly, and has all
-    examples where as many shots as examples are asked for. Examples are
-    dealt in shuffled rounds, so all of them are used about equally often and contexts are disjoint as
-    long as there are enough; within a context none stands twice. The same seed gives the same
-    contexts in the same orders.
+    examples where as many shots as examples are asked for. Examples are dealt in shuffled rounds, so all
+    of them are used about equally often and contexts are disjoint as long as there are enough; within a
+    context none stands twice. The same seed gives the same contexts in the same orders.
 
     Raises:
         DataError: A label has too few examples for one context.
