@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stillshot.config import Budget, ChannelPattern, DirectPattern, Prompt, TaskDefinition
 from stillshot.errors import DataError, PromptError
 from stillshot.models.random_weights import random_tokenizer
-from stillshot.prompt.budget import fitted_prompts
+from stillshot.prompt.budget import fitted_contexts, fitted_prompts
 from stillshot.prompt.demonstrations import draw_contexts
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.pattern import Template
@@ -243,9 +243,18 @@ def test_drop_to_fit_drops_from_the_front_for_all_queries_alike(kind: Any) -> No
     writer, queries, shown = writer_of(drop_to_fit=True), reviews(4, seed=3), context(6)
     kept = Context(shown.demonstrations[2:])
     window = longest(writer.prompts(kind, kept, queries))
-    assert fitted_prompts(writer, kind, shown, queries, window) == writer.prompts(kind, kept, queries)
+    assert fitted_contexts(writer, [kind], [shown], queries, window) == (kept,)
+    other = Context(tuple(reversed(shown.demonstrations)))
+    fitted = fitted_contexts(writer, [kind], [shown, other], queries, window)
+    assert len(fitted[0]) == len(fitted[1])
+    assert all(longest(writer.prompts(kind, one, queries)) <= window for one in fitted)
+    (nothing,) = fitted_contexts(writer, [kind], [shown], queries, 8)
     with pytest.raises(PromptError, match=r"0 demonstrations and a query"):
-        fitted_prompts(writer, kind, shown, queries, 8)
+        fitted_prompts(writer, kind, nothing, queries, 8)
+
+
+def test_without_drop_to_fit_a_context_stays_as_it_is() -> None:
+    assert fitted_contexts(writer_of(), ["direct"], [context(6)], reviews(4, seed=3), 8) == (context(6),)
 
 
 def test_no_queries_need_no_window() -> None:

@@ -93,6 +93,11 @@ def test_distill_says_what_is_wrong(
         stillshot.distill(labelled, queries, task=SENTIMENT, teacher="random:tiny-llama", output_dir=tmp_path)  # type: ignore[arg-type]
 
 
+def test_distill_says_which_number_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"num_contexts=.*greater than or equal to 1"):
+        stillshot.distill(LABELLED, QUERIES, task=SENTIMENT, num_contexts=0, output_dir=tmp_path)
+
+
 def test_more_adapted_layers_than_there_are(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the model has 2 layers"):
         _student(tmp_path, model="random:tiny-qwen2", tuning="lora", lora=Lora(layers=3))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from report_fixtures import cell
 
 from stillshot.config import Budget, Prompt
-from stillshot.evaluate.assemble import _comparable
+from stillshot.evaluate.assemble import _comparable, _summary
 from stillshot.evaluate.metrics import (
     expected_calibration_error,
     measure,
@@ -216,6 +216,23 @@ def test_no_held_out_example_is_among_its_demonstrations(tmp_path: Path) -> None
     for shown in asked:
         assert sum(shown.count(text) for text in texts) == 7  # six demonstrations and the query
         assert all(shown.count(text) <= 1 for text in texts)
+
+
+def test_a_summary_leaves_out_what_differs_by_seed() -> None:
+    members = [
+        cell(
+            "in_context",
+            id=f"in_context-a-n16x4x8-s{seed}",
+            seed=seed,
+            pattern=pattern,
+            scoring="direct",
+            in_domain={},
+            out_of_domain={},
+        )
+        for seed, pattern in enumerate(["one", "two"])
+    ]
+    line = _summary("in_context-a-n16x4x8", members, {}, samples=10)
+    assert (line.pattern, line.scoring) == (None, "direct")
 
 
 @pytest.mark.parametrize("method", ["in_context", "pattern_finetune"])

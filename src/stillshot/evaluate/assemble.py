@@ -90,7 +90,7 @@ def _with_agreement(cell: Cell, cells: Sequence[Cell], found: Answers) -> Cell:
     """The record with the share of items on which its teacher, so asked, answers the same, by evaluation set."""
     if cell.failed is not None or cell.method != "context_distillation":
         return cell
-    same = ("teacher", "num_contexts", "scoring", "calibration", "pattern")
+    same = ("teacher", "num_contexts", "scoring", "calibration", "pattern", "channel")
     teacher = next(
         (
             other
@@ -125,13 +125,17 @@ def _summary(key: str, members: list[Cell], found: Answers, samples: int) -> Sum
             result[split] = Interval(mean=mean, ci95=seeds_interval(correct, samples), seeds=len(members))
         return result
 
+    def common(name: str) -> Any:
+        return getattr(first, name) if len({getattr(cell, name) for cell in members}) == 1 else None
+
     def median(name: str) -> float:
         return float(np.median([getattr(cell, name) for cell in members]))
 
     quantiles = {q for cell in members for q in cell.latency_ms}
     return SummaryLine(
         key=key,
-        **{n: getattr(first, n) for n in SummaryLine.model_fields if n in _IDENTITY},
+        **{n: getattr(first, n) for n in _IDENTITY},
+        **{n: common(n) for n in _CHOSEN},
         in_domain=intervals(first.in_domain),
         out_of_domain=intervals(first.out_of_domain),
         peak_memory_bytes=int(median("peak_memory_bytes")),
@@ -148,14 +152,14 @@ _IDENTITY = frozenset(
         "student",
         "head",
         "tuning",
-        "pattern",
-        "scoring",
-        "calibration",
         "num_shots",
         "num_contexts",
     }
     | {"labelled", "unlabelled", "parameters", "trainable_parameters", "model_bytes"}
 )
+
+# What `teacher.select` chooses for each seed anew.
+_CHOSEN = ("pattern", "channel", "scoring", "calibration")
 
 
 def _comparisons(lines: dict[str, list[Cell]], found: Answers, samples: int) -> list[Comparison]:

@@ -78,6 +78,7 @@ class Cell(Record):
     head: Literal["label", "channel"] | None = None
     tuning: Literal["full", "lora", "bitfit"] | None = None
     pattern: str | None = None
+    channel: str | None = None
     scoring: Literal["direct", "channel", "both"] | None = None
     calibration: Literal["none", "contextual", "batch"] | None = None
     num_shots: int = 0
@@ -115,7 +116,7 @@ class Interval(Record):
 
 
 class SummaryLine(Record):
-    """A cell's line over its seeds, with medians of what was measured."""
+    """A cell's line over its seeds, with medians of what was measured; null is what differs by seed."""
 
     key: str
     method: str
@@ -124,6 +125,7 @@ class SummaryLine(Record):
     head: str | None
     tuning: str | None
     pattern: str | None = None
+    channel: str | None = None
     scoring: str | None
     calibration: str | None
     num_shots: int

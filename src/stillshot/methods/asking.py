@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillshot.config import Calibration, Prompt, Scoring, TaskDefinition
+from stillshot.prompt.budget import fitted_contexts
 from stillshot.prompt.writer import Kind, PromptWriter
 from stillshot.softlabels import SoftLabelStore, label_queries
 from stillshot.teacher import answers
@@ -55,6 +56,13 @@ class Interview:
         if key not in self._writers:
             self._writers[key] = PromptWriter(self.task, prompt, self.teacher.encoder)
         return self._writers[key]
+
+    def fitted(
+        self, asking: Asking, contexts: Sequence[Context], queries: Sequence[Example]
+    ) -> tuple[Context, ...]:
+        """The contexts as all of ``queries`` are to see them: see ``prompt.drop_to_fit``."""
+        kinds = answers.kinds_of(asking.scoring)
+        return fitted_contexts(self.writer(asking.prompt), kinds, contexts, queries, self.teacher.window)
 
     def scores(
         self, asking: Asking, contexts: Sequence[Context], queries: Sequence[Example]

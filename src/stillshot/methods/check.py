@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stillshot.config import Recipe
 from stillshot.errors import RecipeError
 from stillshot.methods.cells import settings
 from stillshot.methods.materials import Materials
+from stillshot.methods.selection import named, variants
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
-from stillshot.prompt.budget import fitted_prompts
+from stillshot.prompt.budget import fitted_contexts, fitted_prompts
 from stillshot.prompt.encoder import PromptEncoder
-from stillshot.prompt.writer import PromptWriter
+from stillshot.prompt.writer import Kind, PromptWriter
 from stillshot.student.heads import resolve_head
+from stillshot.student.tuning import check_tuning
 from stillshot.teacher import answers
 from stillshot.teacher.local import LocalTeacher
+from stillshot.types import Context, Example
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,23 @@ def check(recipe: Recipe) -> list[Finding]:
 
 def _check_teacher(recipe: Recipe, materials: Materials) -> list[Finding]:
     teacher = LocalTeacher(recipe.teacher)
-    writer = PromptWriter(materials.task, recipe.prompt, teacher.encoder)
-    kinds = set(answers.kinds_of(recipe.teacher.scoring))
-    if {"zero_shot", "in_context"} & set(recipe.methods):
-        kinds.add("direct")
+    task, prompt = materials.task, recipe.prompt
+    writer = PromptWriter(task, prompt, teacher.encoder)
+    kinds: list[Kind] = [*answers.kinds_of(recipe.teacher.scoring)]
+    if {"zero_shot", "in_context"} & set(recipe.methods) and "direct" not in kinds:
+        kinds.append("direct")
+    ways: list[tuple[Kind, PromptWriter]] = [(kind, writer) for kind in kinds]
+    if recipe.teacher.select:
+        for kind, name in variants(task, prompt):
+            ways.append((kind, PromptWriter(task, named(prompt, kind, name), teacher.encoder)))
     longest = 0
     for setting in settings(recipe):
         draw = materials.draw(setting.budget, setting.seed)
-        asked = [*draw.queries, *(e for s in materials.evaluation_sets for e in s.examples)]
         # The longest texts make the longest prompts; a few of them stand for all.
-        asked = sorted(asked, key=lambda e: sum(map(len, e.fields.values())), reverse=True)[:8]
-        for kind in kinds:
-            for context in draw.contexts:
-                prompts = fitted_prompts(writer, kind, context, asked, teacher.window)
+        asked = _longest(materials.all_asked(draw))
+        for kind, way in ways:
+            for context in fitted_contexts(way, [kind], draw.contexts, asked, teacher.window):
+                prompts = fitted_prompts(way, kind, context, asked, teacher.window)
                 longest = max(longest, *(len(s.ids) for p in prompts for s in p.sequences))
     words = ", ".join(
         f"{word!r} ({len(ids)} token{'s' if len(ids) > 1 else ''})"
@@ -76,8 +84,13 @@ def _check_teacher(recipe: Recipe, materials: Materials) -> list[Finding]:
     ]
 
 
+def _longest(examples: Sequence[Example]) -> list[Example]:
+    return sorted(examples, key=lambda e: sum(map(len, e.fields.values())), reverse=True)[:8]
+
+
 def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
     findings = []
+    evaluated = _longest([e for s in materials.evaluation_sets for e in s.examples])
     for student in recipe.students:
         resolved = resolve_model(student.model, student.revision)
         config = load.load_config(resolved)
@@ -86,5 +99,8 @@ def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
             writer = PromptWriter(materials.task, recipe.prompt, PromptEncoder(load.load_tokenizer(resolved)))
             if head == "channel":
                 writer.require_channel()
+            if "zero_shot" in recipe.methods:
+                fitted_prompts(writer, "direct", Context(), evaluated, load.window(config))
+        check_tuning(config, student.tuning, student.lora)
         findings.append(Finding("student", f"{student.model}, {head} head, {student.tuning}"))
     return findings

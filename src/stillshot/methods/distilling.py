@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from stillshot.config import Budget, Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
@@ -56,7 +58,7 @@ def distill(
         report: Called with what is done, how much of it, and of how much.
 
     Raises:
-        DataError: A label is unknown or has too few examples, or a query lacks a field.
+        DataError: A label is unknown or has too few examples, a query lacks a field, or a number cannot be.
         ModelError: A model is not found, or cannot do what is asked of it.
 
     Returns:
@@ -77,16 +79,23 @@ def distill(
         raise DataError(
             "There are no queries to distill on. Give some texts that are not among the labelled."
         )
-    budget = Budget(
-        labelled=len(shown), num_contexts=num_contexts, num_shots=num_shots or fewest * len(definition.labels)
-    )
+    try:
+        budget = Budget(
+            labelled=len(shown),
+            num_contexts=num_contexts,
+            num_shots=num_shots or fewest * len(definition.labels),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "num_shots"
+        raise DataError(f"distill({where}=...): {first['msg']}.") from None
     section = TeacherSection(model=teacher) if isinstance(teacher, str) else teacher
     folder = Path(output_dir)
     interview = Interview(LocalTeacher(section), definition, SoftLabelStore(folder / "softlabels"), show)
     asking = Asking(section.scoring, section.calibration, prompt, section.temperature)
     if section.select:
         asking, _ = select_asking(interview, shown, budget, prompt, seed)
-    contexts = draw_contexts(shown, definition.labels, budget, seed)
+    contexts = interview.fitted(asking, draw_contexts(shown, definition.labels, budget, seed), asked)
     scores = interview.scores(asking, contexts, asked)
     soft = answers.soft_labels(scores, interview.biases(asking, contexts, scores), asking.temperature)
     del interview  # the teacher's weights are gone before the student's are loaded

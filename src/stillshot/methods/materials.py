@@ -58,15 +58,31 @@ class Materials:
 
     def draw(self, budget: Budget, seed: int) -> Draw:
         """Labelled examples, contexts made of them, and queries that are none of them."""
-        labelled = draw_labelled(self._labelled, self.task, budget.labelled, seed)
-        queries = draw_unlabelled(
-            self._unlabelled, self.recipe.data.num_unlabelled, seed, {example.key for example in labelled}
-        )
+        data = self.recipe.data
+        kept_out = self._kept_out
+        candidates = [e for e in self._labelled if e.key not in kept_out[data.labelled]]
+        labelled = draw_labelled(candidates, self.task, budget.labelled, seed)
+        taken = {example.key for example in labelled} | kept_out[data.unlabelled]
+        queries = draw_unlabelled(self._unlabelled, data.num_unlabelled, seed, taken)
         contexts = draw_contexts(labelled, self.task.labels, budget, seed)
         for evaluation in self.evaluation_sets:
             check_leakage({"labelled": labelled, evaluation.name: evaluation.examples})
             check_leakage({"unlabelled": queries, evaluation.name: evaluation.examples})
         return Draw(labelled, contexts, queries)
+
+    def all_asked(self, draw: Draw) -> list[Example]:
+        """All that a teacher is asked about with a draw's contexts."""
+        return [*draw.queries, *(e for s in self.evaluation_sets for e in s.examples)]
+
+    @cached_property
+    def _kept_out(self) -> dict[str, frozenset[str]]:
+        """For each reference to draw from, the texts that are not drawn because they are evaluated on.
+
+        Published splits share some texts; in a user's own files that is a mistake to be told of.
+        """
+        evaluated = frozenset(e.key for s in self.evaluation_sets for e in s.examples)
+        references = (self.recipe.data.labelled, self.recipe.data.unlabelled)
+        return {name: frozenset() if is_file_reference(name) else evaluated for name in references}
 
     @cached_property
     def evaluation_sets(self) -> tuple[EvaluationSet, ...]:

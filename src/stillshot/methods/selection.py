@@ -39,8 +39,8 @@ def select_asking(
     gold = np.array([task.labels.index(str(e.label)) for fold in folds for e in fold])
     scores: dict[tuple[Kind, str], NDArray[np.float64]] = {}
     biases: dict[tuple[Kind, str], NDArray[np.float64]] = {}
-    for kind, name in _variants(task, prompt):
-        asking = Asking(kind, "contextual", _named(prompt, kind, name))
+    for kind, name in variants(task, prompt):
+        asking = Asking(kind, "contextual", named(prompt, kind, name))
         scores[kind, name], biases[kind, name] = _held_out(interview, asking, folds, labelled, budget, seed)
     merits: dict[str, float] = {}
     candidates: dict[str, Asking] = {}
@@ -92,6 +92,7 @@ def _held_out(
             if rest
             else (Context(),)  # one example a label: nothing is left to show
         )
+        contexts = interview.fitted(asking, contexts, fold)
         kind = answers.kinds_of(asking.scoring)[0]
         rows.append(interview.scores(asking, contexts, fold)[kind][0])
         shifts.append(np.repeat(np.asarray(interview.biases(asking, contexts)[kind])[0], len(fold), axis=0))
@@ -106,13 +107,14 @@ def _calibrated(
     return answers.calibrate(scores, answers.batch_bias(scores) if calibration == "batch" else 0.0)
 
 
-def _variants(task: TaskDefinition, prompt: Prompt) -> list[tuple[Kind, str]]:
+def variants(task: TaskDefinition, prompt: Prompt) -> list[tuple[Kind, str]]:
     """Every pattern, and every channel where prompts are plain."""
     direct: list[tuple[Kind, str]] = [("direct", name) for name in task.patterns]
     return direct if prompt.chat else direct + [("channel", name) for name in task.channels]
 
 
-def _named(prompt: Prompt, kind: Kind, name: str) -> Prompt:
+def named(prompt: Prompt, kind: Kind, name: str) -> Prompt:
+    """The prompt section with a pattern or channel of this name."""
     return prompt.model_copy(update={"pattern" if kind == "direct" else "channel": name})
 
 
@@ -122,7 +124,7 @@ def _candidates(
     calibrations: tuple[Calibration, ...] = ("batch", "contextual", "none")
     found: list[tuple[Asking, list[tuple[Kind, str]]]] = []
     for calibration, (kind, name) in itertools.product(calibrations, variants):
-        found.append((Asking(kind, calibration, _named(prompt, kind, name)), [(kind, name)]))
+        found.append((Asking(kind, calibration, named(prompt, kind, name)), [(kind, name)]))
     both: Scoring = "both"
     for calibration in calibrations:
         for direct, channel in itertools.product(task.patterns, task.channels if not prompt.chat else ()):

@@ -47,8 +47,9 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
             asking, merits = select_asking(
                 interview, draw.labelled, setting.budget, recipe.prompt, setting.seed
             )
-        scores = interview.scores(asking, draw.contexts, draw.queries)
-        biases = interview.biases(asking, draw.contexts, scores)
+        contexts = interview.fitted(asking, draw.contexts, materials.all_asked(draw))
+        scores = interview.scores(asking, contexts, draw.queries)
+        biases = interview.biases(asking, contexts, scores)
         soft = answers.soft_labels(scores, biases, asking.temperature)
     writer = interview.writer(asking.prompt)
     folder.write_json(
@@ -59,6 +60,7 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
             "calibration": asking.calibration,
             "pattern": writer.pattern_name,
             "channel": writer.channel_name,
+            "shots": len(contexts[0]),
             "temperature": asking.temperature,
             "biases": {kind: np.asarray(bias).tolist() for kind, bias in biases.items()},
             "merits": merits,
@@ -156,7 +158,8 @@ def _evaluate_student(
         pattern=labels["pattern"] if labels else None,
         scoring=labels["scoring"] if labels else None,
         calibration=labels["calibration"] if labels else None,
-        num_shots=spec.setting.budget.shots if distilled else 0,
+        channel=labels["channel"] if labels and labels["scoring"] != "direct" else None,
+        num_shots=labels["shots"] if labels else 0,
         num_contexts=spec.setting.budget.num_contexts if distilled else 0,
         seed=spec.setting.seed,
         labelled=spec.setting.budget.labelled,
@@ -199,8 +202,12 @@ def _evaluate_teacher(
     recipe: Recipe, folder: RunFolder, materials: Materials, spec: CellSpec, report: Report
 ) -> tuple[Cell, list[dict[str, Any]]]:
     contexts, asking, biases = _how_asked(recipe, folder, materials, spec)
+    in_context = spec.method == "in_context"
     with measured() as usage:
         interview = _interview(recipe, materials, folder, report, spec.model)
+        if in_context:
+            draw = materials.draw(spec.setting.budget, spec.setting.seed)
+            contexts = interview.fitted(asking, contexts, materials.all_asked(draw))
 
         def answer(examples: Sequence[Example], progress: Callable[[int, int], None]) -> Array:
             interview.report = lambda _, done, total: progress(done, total)
@@ -210,16 +217,16 @@ def _evaluate_teacher(
         results, predictions = _on_all_sets(recipe, materials, answer, report)
         teacher: Any = interview.teacher
         parameters, _ = count_parameters(teacher.model)
-    in_context = spec.method == "in_context"
     writer = interview.writer(asking.prompt)
     record = Cell(
         id=spec.id,
         method=spec.method,
         teacher=spec.model,
         pattern=writer.pattern_name,
+        channel=writer.channel_name if asking.scoring != "direct" else None,
         scoring=asking.scoring,
         calibration=asking.calibration,
-        num_shots=spec.setting.budget.shots if in_context else 0,
+        num_shots=len(contexts[0]),
         num_contexts=len(contexts) if in_context else 0,
         seed=spec.setting.seed,
         labelled=(len({d.key for c in contexts for d in c.demonstrations}) if in_context else 0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from stillshot.errors import PromptError
 from stillshot.prompt.writer import Kind, PromptWriter, ScoredPrompt
@@ -12,23 +12,48 @@ from stillshot.types import Context, Example
 def fitted_prompts(
     writer: PromptWriter, kind: Kind, context: Context, queries: Sequence[Example], window: int
 ) -> list[ScoredPrompt]:
-    """Prompts of all queries, none longer than the window. Nothing is cut unless the recipe asks for it.
-
-    With ``prompt.drop_to_fit``, demonstrations are dropped from the front, for all queries alike, so
-    that every query still sees the same context.
+    """Prompts of all queries, none longer than the window. Nothing is cut.
 
     Raises:
         PromptError: A prompt is too long; the message says by how many tokens.
     """
-    limit = min(window, writer.prompt.max_tokens or window)
-    while True:
-        prompts = writer.prompts(kind, context, queries)
-        longest = max(range(len(prompts)), key=lambda i: _length(prompts[i]), default=None)
-        if longest is None or _length(prompts[longest]) <= limit:
-            return prompts
-        if not (writer.prompt.drop_to_fit and context.demonstrations):
-            raise PromptError(_too_long(prompts[longest], queries[longest], context, limit))
-        context = Context(context.demonstrations[1:])
+    prompts = writer.prompts(kind, context, queries)
+    limit = _limit(writer, window)
+    longest = max(range(len(prompts)), key=lambda i: _length(prompts[i]), default=None)
+    if longest is not None and _length(prompts[longest]) > limit:
+        raise PromptError(_too_long(prompts[longest], queries[longest], context, limit))
+    return prompts
+
+
+def fitted_contexts(
+    writer: PromptWriter,
+    kinds: Iterable[Kind],
+    contexts: Sequence[Context],
+    queries: Sequence[Example],
+    window: int,
+) -> tuple[Context, ...]:
+    """The contexts, with ``prompt.drop_to_fit`` less the first demonstrations where a prompt is too long.
+
+    What is dropped is dropped for all queries, so ``queries`` are all that are ever asked with these
+    contexts: one teacher never answers some of them with another context than the others. All contexts
+    keep equally many demonstrations.
+    """
+    if not writer.prompt.drop_to_fit:
+        return tuple(contexts)
+    limit = _limit(writer, window)
+    kinds = tuple(kinds)
+    while any(context.demonstrations for context in contexts):
+        prompts = (
+            p for kind in kinds for context in contexts for p in writer.prompts(kind, context, queries)
+        )
+        if all(_length(prompt) <= limit for prompt in prompts):
+            break
+        contexts = [Context(context.demonstrations[1:]) for context in contexts]
+    return tuple(contexts)
+
+
+def _limit(writer: PromptWriter, window: int) -> int:
+    return min(window, writer.prompt.max_tokens or window)
 
 
 def _length(prompt: ScoredPrompt) -> int:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stillshot.errors import PromptError
-
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+from stillshot.tasks import PLACEHOLDER
 
 
 @dataclass(frozen=True)
@@ -25,14 +24,9 @@ class Template:
     text: str
 
     @property
-    def placeholders(self) -> tuple[str, ...]:
-        """Names between braces, in order."""
-        return tuple(_PLACEHOLDER.findall(self.text))
-
-    @property
     def tail(self) -> str:
         """The text behind the last placeholder: what label words directly follow."""
-        return _PLACEHOLDER.split(self.text)[-1]
+        return PLACEHOLDER.split(self.text)[-1]
 
     def fill(self, values: Mapping[str, str]) -> str:
         """The text with every placeholder replaced.
@@ -50,4 +44,4 @@ class Template:
                     f"(it has {', '.join(sorted(values))}). Correct the pattern or the task's fields."
                 ) from None
 
-        return _PLACEHOLDER.sub(value, self.text)
+        return PLACEHOLDER.sub(value, self.text)

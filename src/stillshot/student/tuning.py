@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from stillshot.config import Lora, Tuning
@@ -35,6 +36,19 @@ def apply_tuning(model: Any, tuning: Tuning, lora: Lora, *, classifies: bool) ->
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
     return model
+
+
+def check_tuning(config: Any, tuning: Tuning, lora: Lora) -> None:
+    """See that a model of this configuration can be tuned so; no weights are loaded.
+
+    Raises:
+        ModelError: See :func:`apply_tuning`.
+    """
+    if tuning == "full" or (tuning == "lora" and lora.layers is None and lora.target_modules == "all-linear"):
+        return
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+        apply_tuning(model, tuning, lora, classifies=True)
 
 
 def _with_lora(model: Any, lora: Lora, classifies: bool) -> Any:
