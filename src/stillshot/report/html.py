@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from stillshot.errors import WorkError
 from stillshot.evaluate.records import Results
 from stillshot.report import names
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
@@ -37,14 +38,21 @@ def write_report(run_dir: Path) -> Path:
 
     Raises:
         RunFolderError: ``results.json`` is missing or does not hold run records.
+        WorkError: The page or a figure cannot be written.
     """
     results = read_results(run_dir)
-    drawings = write_figures(results, run_dir / "figures")
-    page = _render(run_dir, results, drawings)
     path = run_dir / "report.html"
     unfinished = path.with_suffix(".html.tmp")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)  # a reader never meets half a page
+    try:
+        drawings = write_figures(results, run_dir / "figures")
+        unfinished.write_text(_render(run_dir, results, drawings), encoding="utf-8")
+        unfinished.replace(path)  # a reader never meets half a page
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise WorkError(
+            f"{path} could not be written: {error}. The records are kept; free some space or make the folder "
+            f"writable, then run `stillshot report {run_dir}`."
+        ) from error
     return path
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from stillshot.config import Prompt, Source, Sources, TaskDefinition
 from stillshot.config import Student as StudentSection
@@ -24,6 +25,7 @@ from stillshot.student.tuning import apply_tuning
 from stillshot.types import Example, Prediction
 
 SIDECAR = "stillshot.json"
+FORMAT = 1  # of the sidecar
 Query = str | Mapping[str, str] | Example
 
 
@@ -82,16 +84,28 @@ class Student:
         folder = Path(folder)
         try:
             sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ModelError(
                 f"{folder} holds no student: there is no {SIDECAR}. Give a folder under a run's students/."
             ) from None
-        section = StudentSection.model_validate(sidecar["student"])
-        task = TaskDefinition.model_validate(sidecar["task"])
-        prompt = Prompt.model_validate(sidecar["prompt"])
+        except ValueError as error:
+            raise ModelError(f"{folder / SIDECAR} is not JSON ({error}). Save the student again.") from None
+        try:
+            if sidecar["format"] != FORMAT:
+                raise ModelError(
+                    f"{folder / SIDECAR} has format {sidecar['format']}, this version of Stillshot reads {FORMAT}."
+                )
+            section = StudentSection.model_validate(sidecar["student"])
+            task = TaskDefinition.model_validate(sidecar["task"])
+            prompt = Prompt.model_validate(sidecar["prompt"])
+            head = str(sidecar["head"])
+        except (KeyError, TypeError, ValidationError) as error:
+            raise ModelError(
+                f"{folder / SIDECAR} is not what Stillshot writes: {str(error).splitlines()[0]}. Save the student again."
+            ) from None
         tokenizer = load.load_tokenizer(resolve_model(str(folder)))
-        model = _load_weights(folder, section, task, sidecar["head"], tokenizer)
-        student = cls(model, tokenizer, task, prompt, section, sidecar["head"])
+        model = _load_weights(folder, section, task, head, tokenizer)
+        student = cls(model, tokenizer, task, prompt, section, head)
         student.model.to(load.best_device()).eval()
         return student
 
@@ -105,7 +119,7 @@ class Student:
             _config_of(model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         sidecar = {
-            "format": 1,
+            "format": FORMAT,
             "head": self.head,
             "labels": self.task.labels,
             "task": _without_places(self.task).model_dump(mode="json"),
@@ -161,21 +175,20 @@ def as_example(query: Query, task: TaskDefinition) -> Example:
     Raises:
         DataError: It lacks a field, or is a bare text where the task has several fields.
     """
-    if isinstance(query, Example):
-        return query
     if isinstance(query, str):
         if len(task.fields) != 1:
             raise DataError(
                 f"The task {task.name!r} reads the fields {', '.join(task.fields)}; give a mapping with these, not a text."
             )
         return Example({task.fields[0]: query})
-    missing = [name for name in task.fields if not isinstance(query.get(name), str)]
+    fields = query.fields if isinstance(query, Example) else query
+    missing = [name for name in task.fields if not isinstance(fields.get(name), str)]
     if missing:
         raise DataError(
-            f"A query lacks the field {missing[0]!r} (it has: {', '.join(map(str, query)) or 'nothing'}). "
+            f"A query lacks the field {missing[0]!r} (it has: {', '.join(map(str, fields)) or 'nothing'}). "
             f"The task {task.name!r} reads {', '.join(task.fields)}."
         )
-    return Example({name: query[name] for name in task.fields})
+    return query if isinstance(query, Example) else Example({name: fields[name] for name in task.fields})
 
 
 def _without_places(task: TaskDefinition) -> TaskDefinition:

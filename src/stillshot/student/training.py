@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -99,6 +100,7 @@ def train_student(
     student = Student.create(section, task, prompt)
     checkpoints = folder.parent / f".{folder.name}.checkpoints"
     rows = data.rows(student, training.hard_label_weight)
+    _keep_only_own(checkpoints, [section, training, task, prompt, rows, seed])
     arguments = _arguments(section, training, student, len(rows), checkpoints, seed, checkpoint_seconds)
     trainer = ContextDistillationTrainer(
         model=student.model,
@@ -125,6 +127,16 @@ def train_student(
     shutil.rmtree(checkpoints, ignore_errors=True)
     parameters, trainable = count_parameters(student.model)
     return TrainingRecord(outcome.global_step, time.perf_counter() - started, parameters, trainable)
+
+
+def _keep_only_own(checkpoints: Path, training: Sequence[object]) -> None:
+    """Remove checkpoints of another training, so that none goes on from what it never began."""
+    digest = hashlib.sha256(repr(training).encode("utf-8", "surrogatepass")).hexdigest()
+    known = checkpoints / "training.sha256"
+    if checkpoints.is_dir() and not (known.is_file() and known.read_text(encoding="utf-8") == digest):
+        shutil.rmtree(checkpoints)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    known.write_text(digest, encoding="utf-8")
 
 
 def _last_checkpoint(folder: Path) -> str | None:
