@@ -153,8 +153,11 @@ def open_run(recipe: Recipe, path: Path, report: Report | None = None) -> Run:
     """
     folder = RunFolder(path)
     check(recipe)
+    digests = Materials(recipe).digests({s.name: (s.budget, s.seed) for s in settings(recipe)})
     folder.claim(recipe)
-    return Run(recipe, folder, report or (lambda *_: None), lock=folder.lock())
+    lock = folder.lock()
+    folder.claim_data(digests)
+    return Run(recipe, folder, report or (lambda *_: None), lock=lock)
 
 
 def run(recipe: Recipe, path: Path, report: Report | None = None) -> Results:

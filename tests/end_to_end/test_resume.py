@@ -211,6 +211,26 @@ def test_a_folder_with_other_files_is_left_alone(recipe: Recipe, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_does_not_go_on_with_changed_data(recipe: Recipe, tmp_path: Path) -> None:
+    labelled = tmp_path / "labelled.jsonl"
+    write_reviews(labelled, 12, seed=0)
+    data = recipe.data.model_copy(update={"labelled": str(labelled)})
+    own = recipe.model_copy(update={"data": data})
+    open_run(own, tmp_path / "run")
+    open_run(own, tmp_path / "run")
+    text = labelled.read_text(encoding="utf-8")
+    labelled.write_text(
+        text.replace('"good"', '"swap"').replace('"bad"', '"good"').replace('"swap"', '"bad"')
+    )
+    with pytest.raises(
+        RunFolderError, match=r"other data: the labelled examples or queries of n8x4x4-s0 changed"
+    ):
+        open_run(own, tmp_path / "run")
+    task = own.task.model_copy(update={"description": "Another."})
+    with pytest.raises(RunFolderError, match=r"another recipe: task\.description"):
+        open_run(own.model_copy(update={"task": task}), tmp_path / "run")
+
+
 def test_two_processes_do_not_work_in_one_folder(recipe: Recipe, tmp_path: Path) -> None:
     story = open_run(recipe, tmp_path / "run")
     with pytest.raises(RunFolderError, match="Another process is at work"):

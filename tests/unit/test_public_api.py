@@ -83,6 +83,9 @@ def test_a_second_student_asks_the_teacher_nothing_new(tmp_path: Path) -> None:
         ([{"text": "x", "label": "postive"}], QUERIES, "Did you mean 'positive'"),
         ([{"text": "x", "label": "positive"}], QUERIES, "Every label needs an example: negative, positive"),
         (LABELLED, [], "There are no queries"),
+        (LABELLED, "a film", r"given as a list.*\[text\], not text"),
+        (LABELLED, [3], "not int"),
+        ([("a", "positive")], QUERIES, "Labelled example 1 is a tuple"),
         (LABELLED, [{"review": "x"}], "lacks the field 'text'"),
     ],
 )

@@ -364,7 +364,7 @@ def test_an_unreachable_hub_says_how_to_give_a_local_copy(tmp_path: Path, hub: d
     assert "Set STILLSHOT_DATA or data.root to a folder with a local copy named mnli.train.jsonl." in found
     found = message(lambda: read_split(load_task("mnli"), "train", tmp_path))
     assert "nyu-mll/glue (mnli) could not be read" in found
-    assert f"{tmp_path} has no file mnli.train.jsonl either: put a local copy there." in found
+    assert f"There is no file mnli.train.jsonl in {tmp_path}: put a copy there" in found
     found = message(lambda: read_split(load_task("imdb"), "train"))
     assert "Save its rows as a file and name that file in place of the split." in found
 
@@ -389,10 +389,10 @@ except DataError as error:
 
 def test_a_split_that_only_a_local_copy_has(tmp_path: Path) -> None:
     found = message(lambda: read_split(load_task("paws_qqp"), "test"))
-    assert "The split 'test' of task 'paws_qqp' is not on the Hub. Set STILLSHOT_DATA or data.root" in found
+    assert "The split 'test' of task 'paws_qqp' was not found. Set STILLSHOT_DATA or data.root" in found
     assert "local copy named paws_qqp.dev_and_test.jsonl" in found
     found = message(lambda: read_split(load_task("paws_qqp"), "test", tmp_path))
-    assert f"{tmp_path} has no file paws_qqp.dev_and_test.jsonl" in found
+    assert f"There is no file paws_qqp.dev_and_test.jsonl in {tmp_path}: put a copy there" in found
 
 
 def test_an_unknown_split() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def read_reference(
             (``my/data.csv``), relative to the working folder. A file's columns are named as the
             task's fields or as in its ``sources.local``.
         task: The recipe's task.
-        root: A folder with local copies of public data; null is ``$STILLSHOT_DATA``.
+        root: A folder with local copies of public data, looked into before ``$STILLSHOT_DATA``.
         labels: Whether labels are needed; see :func:`read_file`.
 
     Raises:
@@ -57,7 +58,7 @@ def read_split(
     Args:
         task: The task that the split belongs to.
         split: The split's name in the task's ``sources``.
-        root: A folder with local copies; null is ``$STILLSHOT_DATA``, and without either the Hub is asked.
+        root: A folder with local copies, looked into before ``$STILLSHOT_DATA``; then the Hub is asked.
         labels: Whether labels are needed; see :func:`read_file`.
 
     Raises:
@@ -71,33 +72,37 @@ def read_split(
             return read_file(path, task, source=sources.embedded, labels=labels)
     if sources.generated and split in sources.generated.splits:
         return _generated(task, int(sources.generated.splits[split]), labels)
-    folder = _local_folder(root)
-    if folder and sources.local and split in sources.local.splits:
-        path = folder / str(sources.local.splits[split])
-        if path.is_file():
-            return read_file(path, task, source=sources.local, labels=labels)
+    folders = _local_folders(root, task)
+    if sources.local and split in sources.local.splits:
+        for folder in folders:
+            path = folder / str(sources.local.splits[split])
+            if path.is_file():
+                return read_file(path, task, source=sources.local, labels=labels)
     if sources.hub and split in sources.hub.splits:
-        return _from_hub(task, sources.hub, split, folder, labels)
-    raise DataError(_not_at_hand(task, split, folder))
+        return _from_hub(task, sources.hub, split, folders, labels)
+    raise DataError(_not_at_hand(task, split, folders))
 
 
-def _local_folder(root: Path | None) -> Path | None:
-    given = root or os.environ.get(ROOT_VARIABLE)
-    if not given:
-        return None
-    folder = Path(given)
-    if not folder.is_dir():
-        named = "data.root" if root else ROOT_VARIABLE
-        raise DataError(f"{named} is {folder}, which is not a folder. Name the folder with the local copies.")
-    return folder
+def _local_folders(root: Path | None, task: TaskDefinition) -> list[Path]:
+    """Where local copies are looked for; the files of a task that is nowhere else, in the working folder too."""
+    found = []
+    for named, given in (("data.root", root), (ROOT_VARIABLE, os.environ.get(ROOT_VARIABLE))):
+        if given:
+            folder = Path(given)
+            if not folder.is_dir():
+                raise DataError(
+                    f"{named} is {folder}, which is not a folder. Name the folder with the local copies."
+                )
+            found.append(folder)
+    return found if task.sources.hub else [*found, Path()]
 
 
-def _not_at_hand(task: TaskDefinition, split: str, folder: Path | None) -> str:
+def _not_at_hand(task: TaskDefinition, split: str, folders: Sequence[Path]) -> str:
     sources = task.sources
     if sources.local and split in sources.local.splits:
         return (
-            f"The split {split!r} of task {task.name!r} is not on the Hub. "
-            f"{_how_to_give_a_copy(task, split, folder)}"
+            f"The split {split!r} of task {task.name!r} was not found. "
+            f"{_how_to_give_a_copy(task, split, folders)}"
         )
     given = [s for s in (sources.embedded, sources.generated, sources.local, sources.hub) if s is not None]
     names = {name for source in given for name in source.splits}
@@ -107,13 +112,17 @@ def _not_at_hand(task: TaskDefinition, split: str, folder: Path | None) -> str:
     )
 
 
-def _how_to_give_a_copy(task: TaskDefinition, split: str, folder: Path | None) -> str:
+def _how_to_give_a_copy(task: TaskDefinition, split: str, folders: Sequence[Path]) -> str:
     local = task.sources.local
     file = str(local.splits[split]) if local and split in local.splits else None
     if file is None:
         return "Save its rows as a file and name that file in place of the split."
-    if folder is not None:
-        return f"{folder} has no file {file} either: put a local copy there."
+    if folders:
+        names = " or ".join("the working folder" if folder == Path() else str(folder) for folder in folders)
+        return (
+            f"There is no file {file} in {names}: put a copy there, or set {ROOT_VARIABLE} or data.root to a "
+            "folder that has one."
+        )
     return f"Set {ROOT_VARIABLE} or data.root to a folder with a local copy named {file}."
 
 
@@ -128,7 +137,7 @@ def _generated(task: TaskDefinition, per_subcase: int, labels: bool) -> list[Exa
 
 
 def _from_hub(
-    task: TaskDefinition, source: Source, split: str, folder: Path | None, labels: bool
+    task: TaskDefinition, source: Source, split: str, folders: Sequence[Path], labels: bool
 ) -> list[Example]:
     from datasets import load_dataset
 
@@ -140,7 +149,7 @@ def _from_hub(
         named = f"{path} ({source.name})" if source.name else path
         raise DataError(
             f"The split {hub_split!r} of the data set {named} could not be read from the Hugging Face Hub: "
-            f"{type(error).__name__}: {reason}. {_how_to_give_a_copy(task, split, folder)}"
+            f"{type(error).__name__}: {reason}. {_how_to_give_a_copy(task, split, folders)}"
         ) from error
     rows = ((f"{path}/{hub_split}:{number}", dict(row)) for number, row in enumerate(data, start=1))
     # QQP, for one, has rows with an empty question, which a user cannot mend.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,29 @@ class RunFolder:
             )
         self.write_json(self.machine, {"versions": versions(), "hardware": hardware()})
         self.write(self.recipe, dump_recipe(recipe))
+
+    def claim_data(self, digests: Mapping[str, str]) -> None:
+        """Remember which data the run is begun with, or see that they are the same.
+
+        Raises:
+            RunFolderError: They have changed. What was computed from them is kept.
+        """
+        path = self.path / "data.json"
+        if not path.is_file():
+            self.write_json(path, dict(digests))
+            return
+        known = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, digest in digests.items() if known.get(name) != digest]
+        if changed:
+            what = (
+                changed[0]
+                if changed[0] == "the task"
+                else f"the labelled examples or queries of {changed[0]}"
+            )
+            raise RunFolderError(
+                f"{self.path} was begun with other data: {what} changed since. Nothing was changed here. Run in "
+                "another folder (-o), or put the data back."
+            )
 
     def lock(self) -> FileLock:
         """The folder for this process alone, until the lock is released or the process ends.

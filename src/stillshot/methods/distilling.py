@@ -16,7 +16,7 @@ from stillshot.methods.asking import Asking, Interview
 from stillshot.methods.selection import select_asking
 from stillshot.prompt.demonstrations import draw_contexts
 from stillshot.softlabels import SoftLabelStore
-from stillshot.student.saved import Query, Student, as_example
+from stillshot.student.saved import Query, Student, as_example, as_examples
 from stillshot.student.training import TrainingSet, train_student
 from stillshot.tasks import load_task
 from stillshot.teacher import answers
@@ -72,7 +72,7 @@ def distill(
     fewest = min(sum(example.label == label for example in shown) for label in definition.labels)
     if fewest == 0:
         raise DataError(f"Every label needs an example: {', '.join(definition.labels)}. Add one of each.")
-    asked = [replace(as_example(query, definition), label=None) for query in queries]
+    asked = [replace(example, label=None) for example in as_examples(queries, definition)]
     keys = {example.key for example in shown}
     asked = [example for example in asked if example.key not in keys]
     if not asked:
@@ -116,6 +116,10 @@ def distill(
 def _labelled_examples(rows: Sequence[Mapping[str, str] | Example], task: TaskDefinition) -> list[Example]:
     found = []
     for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping | Example):
+            raise DataError(
+                f"Labelled example {number} is a {type(row).__name__}; give a mapping with the task's fields and label."
+            )
         label = row.label if isinstance(row, Example) else row.get("label")
         if label not in task.labels:
             raise DataError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -73,6 +74,20 @@ class Materials:
     def all_asked(self, draw: Draw) -> list[Example]:
         """All that a teacher is asked about with a draw's contexts."""
         return [*draw.queries, *(e for s in self.evaluation_sets for e in s.examples)]
+
+    def digests(self, settings: Mapping[str, tuple[Budget, int]]) -> dict[str, str]:
+        """Digests of the task and of what each setting draws, by which changed data are noticed."""
+
+        def digest(content: object) -> str:
+            return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+        found = {"the task": digest(self.task.model_dump())}
+        for name, (budget, seed) in settings.items():
+            draw = self.draw(budget, seed)
+            found[name] = digest(
+                ([(e.key, e.label) for e in draw.labelled], [query.key for query in draw.queries])
+            )
+        return found
 
     @cached_property
     def _kept_out(self) -> dict[str, frozenset[str]]:

@@ -156,7 +156,7 @@ class Student:
         self, queries: Sequence[Query], batch_size: int = 32
     ) -> Iterator[tuple[list[int], NDArray[np.float64]]]:
         """Like :meth:`predict_proba`, batch by batch, longest queries first."""
-        examples = [as_example(query, self.task) for query in queries]
+        examples = as_examples(queries, self.task)
         features = self.featurizer.features(examples) if examples else []
         order = sorted(range(len(features)), key=lambda i: features[i]["length"], reverse=True)
         device = next(self.model.parameters()).device
@@ -167,6 +167,17 @@ class Student:
             with torch.inference_mode():
                 logits = self.model(**{name: value.to(device) for name, value in inputs.items()}).logits
             yield positions, logits.cpu().double().softmax(-1).numpy()
+
+
+def as_examples(queries: Sequence[Query], task: TaskDefinition) -> list[Example]:
+    """Queries as examples of the task.
+
+    Raises:
+        DataError: They are one text, not several; or see :func:`as_example`.
+    """
+    if isinstance(queries, str):
+        raise DataError("Queries are given as a list, also when there is one: [text], not text.")
+    return [as_example(query, task) for query in queries]
 
 
 def as_example(query: Query, task: TaskDefinition) -> Example:
@@ -182,6 +193,10 @@ def as_example(query: Query, task: TaskDefinition) -> Example:
             )
         return Example({task.fields[0]: query})
     fields = query.fields if isinstance(query, Example) else query
+    if not isinstance(fields, Mapping):
+        raise DataError(
+            f"A query is a text, a mapping from field to text, or an Example, not {type(query).__name__}."
+        )
     missing = [name for name in task.fields if not isinstance(fields.get(name), str)]
     if missing:
         raise DataError(
