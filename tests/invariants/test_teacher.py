@@ -20,6 +20,7 @@ from stillshot.errors import ModelError, WorkError
 from stillshot.models.random_weights import random_tokenizer
 from stillshot.prompt.writer import Kind, PromptWriter
 from stillshot.teacher import attention
+from stillshot.teacher.kernels import PrefixLayer
 from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Context, Example
 
@@ -192,29 +193,32 @@ def test_the_prefix_is_read_and_held_once(
     teacher, shown, queries = teacher_of(lively(model), batch_tokens=90), context(12), reviews(10, seed=3)
     assert teacher.prefix_mode == "shared"
     read: list[tuple[int, ...]] = []
-    held: list[tuple[int, ...]] = []
+    held: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
     teacher.model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: read.append(tuple((args[0] if args else kwargs["input_ids"]).shape)),
         with_kwargs=True,
     )
-    exact = attention.attention_with_lse
+    exact = attention.merge_with_prefix
 
-    def watched(query: Any, key: Any, value: Any, *, causal: bool, scale: float | None) -> Any:
-        if not causal:
-            held.append(tuple(key.shape))
-        return exact(query, key, value, causal=causal, scale=scale)
+    def watched(query: Any, own: Any, own_lse: Any, prefix: PrefixLayer, scale: float) -> Any:
+        held.add((id(prefix), tuple(prefix.key.shape), tuple(prefix.value.shape)))
+        return exact(query, own, own_lse, prefix, scale)
 
-    monkeypatch.setattr(attention, "attention_with_lse", watched)
+    monkeypatch.setattr(attention, "merge_with_prefix", watched)
     scores_of(teacher, kind, pattern, shown, queries)
     (rows, prefix), *batches = read
     longest_own = 20 + max(len(q.fields["text"]) for q in queries)
     assert rows == 1
     assert prefix > 5 * longest_own
     assert len(batches) >= 3
-    assert all(width <= longest_own + 10 for _, width in batches)
+    branches = 1 if kind == "direct" else 2
+    assert all(width <= branches * (longest_own + 10) for _, width in batches)
+    assert sum(rows for rows, _ in batches) == len(queries)
     config = teacher.model.config
     groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    assert {shape[:3] for shape in held} == {(1, groups, prefix)}
+    head = config.hidden_size // config.num_attention_heads
+    assert {(key, value) for _, key, value in held} == {((groups, head, prefix), (groups, prefix, head))}
+    assert len(held) == config.num_hidden_layers
 
 
 def test_a_sliding_window_is_served_without_the_shared_prefix(tmp_path: Path) -> None:

@@ -49,9 +49,6 @@ def span_log_probabilities(
 ) -> Tensor:
     """For each row, the summed log-probability of its targets, shape ``(rows,)``, float32.
 
-    The vocabulary projection is done in chunks, and in training recomputed in the backward pass, so
-    memory does not grow with the number of scored tokens.
-
     Args:
         model: A causal language model.
         hidden: Last hidden states, shape ``(rows, length, hidden)``.
@@ -64,16 +61,30 @@ def span_log_probabilities(
         torch.arange(len(spans), device=hidden.device),
         torch.tensor([end - start for start, end in spans], device=hidden.device),
     )
+    total = torch.zeros(len(spans), dtype=torch.float32, device=hidden.device)
+    return total.index_add(0, owner, token_log_probabilities(model, states, wanted))
 
-    def chunk_log_probabilities(part: Tensor, tokens: Tensor) -> Tensor:
+
+def token_log_probabilities(model: Any, states: Tensor, targets: Tensor) -> Tensor:
+    """The log-probability of each target after its state, shape ``(states,)``, float32.
+
+    The vocabulary projection is done in chunks, and in training recomputed in the backward pass, so
+    memory does not grow with the number of scored tokens.
+
+    Args:
+        model: A causal language model.
+        states: Last hidden states, shape ``(states, hidden)``.
+        targets: The next tokens, shape ``(states,)``.
+    """
+
+    def of_chunk(part: Tensor, tokens: Tensor) -> Tensor:
         logits = output_logits(model, part)
         return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
-    pieces = []
-    for part, tokens in zip(states.split(_CHUNK), wanted.split(_CHUNK), strict=True):
+    pieces: list[Any] = []
+    for part, tokens in zip(states.split(_CHUNK), targets.split(_CHUNK), strict=True):
         if torch.is_grad_enabled() and part.requires_grad:
-            pieces.append(checkpoint(chunk_log_probabilities, part, tokens, use_reentrant=False))
+            pieces.append(checkpoint(of_chunk, part, tokens, use_reentrant=False))
         else:
-            pieces.append(chunk_log_probabilities(part, tokens))
-    total = torch.zeros(len(spans), dtype=torch.float32, device=hidden.device)
-    return total.index_add(0, owner, torch.cat(pieces))  # type: ignore[arg-type]
+            pieces.append(of_chunk(part, tokens))
+    return torch.cat(pieces)

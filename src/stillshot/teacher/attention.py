@@ -1,10 +1,4 @@
-"""Attention of many queries over one shared prefix, without copying the prefix per query.
-
-Attention over ``[prefix, own]`` is split in two: all queries of a batch against the prefix as one
-product, and each query against its own tokens. Both return their log-sum-exp, by which they are
-merged exactly (as in FlashAttention's split over keys, Dao et al. 2022; the same split as Hydragen,
-Juravsky et al. 2024).
-"""
+"""Attention over a prefix that all rows share, registered with transformers under :data:`NAME`."""
 
 from __future__ import annotations
 
@@ -14,10 +8,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
+
+from stillshot.teacher.kernels import PrefixLayer, attention_with_lse, merge_with_prefix
 
 NAME = "stillshot_shared_prefix"
 # Plain causal softmax attention through transformers' attention interface.
@@ -28,24 +23,37 @@ SUPPORTED_MODEL_TYPES = frozenset(
 
 @dataclass
 class SharedPrefix:
-    """Keys and values of a prefix, by layer, each of shape ``(1, key heads, prefix, head)``."""
+    """Keys and values of a prefix, by layer."""
 
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    recording: bool = False
+    layers: dict[int, PrefixLayer] = field(default_factory=dict)
 
 
-_active: ContextVar[SharedPrefix | None] = ContextVar("shared_prefix", default=None)
+@dataclass(frozen=True)
+class _Pass:
+    """What the attention of one pass through the model is to do besides attending to the rows themselves."""
+
+    prefix: SharedPrefix | None = None
+    record: bool = False
+    mask: Tensor | None = None
+
+
+_current: ContextVar[_Pass] = ContextVar("attention_pass", default=_Pass())  # noqa: B039 (it is immutable)
 
 
 @contextmanager
-def using_prefix(prefix: SharedPrefix, *, recording: bool = False) -> Iterator[None]:
-    """Within it, the attention records into ``prefix``, or attends to it."""
-    prefix.recording = recording
-    token = _active.set(prefix)
+def attending(
+    prefix: SharedPrefix | None, *, record: bool = False, mask: Tensor | None = None
+) -> Iterator[None]:
+    """Within it, the attention records into ``prefix``, or attends to it besides a row's own tokens.
+
+    ``mask``, boolean, shape ``(rows, 1, length, length)``, says which own tokens a token attends to,
+    where that is not simply those before it.
+    """
+    token = _current.set(_Pass(prefix, record, mask))
     try:
         yield
     finally:
-        _active.reset(token)
+        _current.reset(token)
 
 
 def supports(config: Any) -> bool:
@@ -58,30 +66,6 @@ def supports(config: Any) -> bool:
     return text.model_type in SUPPORTED_MODEL_TYPES and not sliding and not rescaled
 
 
-def attention_with_lse(
-    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float | None
-) -> tuple[Tensor, Tensor]:
-    """Softmax attention and the log-sum-exp of its scores.
-
-    Args:
-        query: Shape ``(batch, heads, queries, head)``; ``key`` and ``value`` alike with the same heads.
-
-    Returns:
-        The output, shaped like ``query``, and the log-sum-exp, ``(batch, heads, queries)``, float32.
-    """
-    if query.device.type == "cpu":
-        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=None, scale=scale
-        )
-        return output, (lse if lse.shape[1] == query.shape[1] else lse.transpose(1, 2)).float()
-    factor = scale if scale is not None else query.shape[-1] ** -0.5
-    scores = (query.float() @ key.float().transpose(-1, -2)) * factor
-    if causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(future, float("-inf"))
-    return (scores.softmax(-1) @ value.float()).to(query.dtype), scores.logsumexp(-1)
-
-
 def shared_prefix_attention(
     module: Any,
     query: Tensor,
@@ -91,39 +75,26 @@ def shared_prefix_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The attention implementation registered with transformers under :data:`NAME`.
+    """The attention implementation. Shapes are those of transformers' attention interface.
 
     Rows are padded on the right, so causality alone keeps padding out and no mask is needed.
     """
-    prefix = _active.get()
-    batch, heads, length, dim = query.shape
-    groups = key.shape[1]
-    repeats = heads // groups
-    own, own_lse = attention_with_lse(
+    current = _current.get()
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    repeats = query.shape[1] // key.shape[1]
+    output, lse = attention_with_lse(
         query,
-        key.repeat_interleave(repeats, 1),
-        value.repeat_interleave(repeats, 1),
-        causal=True,
-        scale=scaling,
+        key.repeat_interleave(repeats, 1) if repeats > 1 else key,
+        value.repeat_interleave(repeats, 1) if repeats > 1 else value,
+        causal=current.mask is None,
+        scale=scale,
+        mask=current.mask,
     )
-    if prefix is not None and prefix.recording:
-        prefix.layers[module.layer_idx] = (key.detach().clone(), value.detach().clone())
-    elif prefix is not None:
-        prefix_key, prefix_value = prefix.layers[module.layer_idx]
-        stacked = query.view(batch, groups, repeats, length, dim).permute(1, 2, 0, 3, 4)
-        far, far_lse = attention_with_lse(
-            stacked.reshape(1, groups, repeats * batch * length, dim),
-            prefix_key,
-            prefix_value,
-            causal=False,
-            scale=scaling,
-        )
-        far = far.view(groups, repeats, batch, length, dim).permute(2, 0, 1, 3, 4)
-        far_lse = far_lse.view(groups, repeats, batch, length).permute(2, 0, 1, 3)
-        far = far.reshape(batch, heads, length, dim)
-        weight = torch.sigmoid(far_lse.reshape(batch, heads, length) - own_lse).unsqueeze(-1).to(query.dtype)
-        own = torch.lerp(own, far, weight)
-    return own.transpose(1, 2).contiguous(), None
+    if current.prefix is not None and current.record:
+        current.prefix.layers[module.layer_idx] = PrefixLayer.of(key, value)
+    elif current.prefix is not None:
+        output = merge_with_prefix(query, output, lse, current.prefix.layers[module.layer_idx], scale)
+    return output.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

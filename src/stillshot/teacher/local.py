@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from transformers import DynamicCache
 from stillshot.config import Teacher as TeacherSection
 from stillshot.errors import ModelError, WorkError
 from stillshot.models import load
-from stillshot.models.output import label_logits, span_log_probabilities
+from stillshot.models.output import label_logits, token_log_probabilities
 from stillshot.models.resolve import resolve_model, weights_fingerprint
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import ScoredPrompt, ScoredSequence
 from stillshot.teacher import attention
+from stillshot.teacher.packing import Batch, batch_of, batches, rows_of
 from stillshot.teacher.protocol import ModelLike
 
 logger = logging.getLogger(__name__)
@@ -89,19 +90,24 @@ class LocalTeacher:
         sequences = [sequence for prompt in prompts for sequence in prompt.sequences]
         length = 0 if self.prefix_mode == "none" else common_prefix_length(sequences)
         prefix = self._read_prefix(sequences[0].ids[:length]) if length else None
-        for positions in batches(prompts, length, self._settings.batch_tokens):
+        rows = rows_of(prompts, length, share=self._shares_queries)
+        for positions in batches(rows, self._settings.batch_tokens):
             if all(position in skip for position in positions):
                 continue
-            rows = [sequence for position in positions for sequence in prompts[position].sequences]
+            batch = batch_of([row for position in positions for row in rows[position]], length)
             with torch.inference_mode():
-                hidden = self._hidden_states(rows, length, prefix)
-                scores = self._scores(hidden, rows, length, label_tokens)
+                scores = self._scores(self._states(batch, prefix), batch, label_tokens)
             if not torch.isfinite(scores).all():
                 raise WorkError(
                     f"{self._settings.model} gave scores that are not finite in {self._dtype}. Set "
                     "teacher.dtype to float32."
                 )
             yield np.array(positions), scores.view(len(positions), -1).cpu().double().numpy()
+
+    @property
+    def _shares_queries(self) -> bool:
+        """Whether a prompt's sequences are read as one tree: masks are for the processor's kernel."""
+        return self.prefix_mode == "shared" and self.model.device.type == "cpu"
 
     def _choose_prefix_mode(self) -> PrefixMode:
         asked = self._settings.prefix
@@ -122,39 +128,38 @@ class LocalTeacher:
         with torch.inference_mode():
             if self.prefix_mode == "shared":
                 prefix = attention.SharedPrefix()
-                with attention.using_prefix(prefix, recording=True):
-                    self.model.base_model(tokens, position_ids=_positions(tokens), use_cache=False)
+                positions = torch.arange(len(ids), device=tokens.device).unsqueeze(0)
+                with attention.attending(prefix, record=True):
+                    self.model.base_model(tokens, position_ids=positions, use_cache=False)
                 return prefix
             return self.model.base_model(tokens, use_cache=True).past_key_values
 
-    def _hidden_states(
-        self, rows: Sequence[ScoredSequence], start: int, prefix: attention.SharedPrefix | DynamicCache | None
-    ) -> Tensor:
-        """Last hidden states of the tokens behind the prefix, shape ``(rows, longest, hidden)``."""
-        longest = max(len(row.ids) for row in rows) - start
-        tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-        for index, row in enumerate(rows):
-            tokens[index, : len(row.ids) - start] = torch.tensor(row.ids[start:])
-        tokens = tokens.to(self.model.device)
-        inputs = {"input_ids": tokens, "position_ids": _positions(tokens, start), "use_cache": False}
-        if isinstance(prefix, attention.SharedPrefix):
-            with attention.using_prefix(prefix):
-                return self.model.base_model(**inputs).last_hidden_state
-        if prefix is not None:
-            inputs |= {"past_key_values": _repeated(prefix, len(rows), self._config), "use_cache": True}
-        return self.model.base_model(**inputs).last_hidden_state
+    def _states(self, batch: Batch, prefix: attention.SharedPrefix | DynamicCache | None) -> Tensor:
+        """The last hidden states that predict scored tokens, shape ``(scored, hidden)``."""
+        device = self.model.device
+        inputs: dict[str, Any] = {
+            "input_ids": batch.tokens.to(device),
+            "position_ids": batch.positions.to(device),
+            "use_cache": False,
+        }
+        if isinstance(prefix, DynamicCache):
+            inputs |= {
+                "past_key_values": _repeated(prefix, len(batch.tokens), self._config),
+                "use_cache": True,
+            }
+        with attention.attending(
+            prefix if isinstance(prefix, attention.SharedPrefix) else None, mask=batch.mask
+        ):
+            hidden = self.model.base_model(**inputs).last_hidden_state
+        return hidden.flatten(0, 1)[batch.states.to(device)]
 
-    def _scores(
-        self, hidden: Tensor, rows: Sequence[ScoredSequence], start: int, label_tokens: Sequence[int] | None
-    ) -> Tensor:
-        """Log-scores, one a row and label token, or one a row whose own end is scored."""
+    def _scores(self, states: Tensor, batch: Batch, label_tokens: Sequence[int] | None) -> Tensor:
+        """Log-scores: those of the label tokens, ``(sequences, labels)``, or one a sequence."""
         if label_tokens is not None:
-            last = torch.tensor([len(row.ids) - start - 1 for row in rows], device=hidden.device)
-            states = hidden[torch.arange(len(rows), device=hidden.device), last]
             return label_logits(self.model, states, label_tokens)
-        spans = [(row.scored_from - start - 1, len(row.ids) - start - 1) for row in rows]
-        targets = [row.ids[row.scored_from :] for row in rows]
-        return span_log_probabilities(self.model, hidden, spans, targets)
+        found = token_log_probabilities(self.model, states, batch.targets.to(states.device))
+        total = torch.zeros(batch.num_sequences, device=states.device)
+        return total.index_add(0, batch.owners.to(states.device), found)
 
 
 def common_prefix_length(sequences: Sequence[ScoredSequence]) -> int:
@@ -167,28 +172,6 @@ def common_prefix_length(sequences: Sequence[ScoredSequence]) -> int:
         if low[length] != high[length]:
             return length
     return max(0, min(shortest, len(low), len(high)))
-
-
-def batches(prompts: Sequence[ScoredPrompt], start: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Positions of prompts of similar length, at most ``batch_tokens`` padded tokens a batch."""
-    longest = [max(len(sequence.ids) for sequence in prompt.sequences) - start for prompt in prompts]
-    batch: list[int] = []
-    rows = 0
-    for position in sorted(range(len(prompts)), key=longest.__getitem__, reverse=True):
-        own_rows = len(prompts[position].sequences)
-        width = longest[batch[0]] if batch else longest[position]
-        if batch and (rows + own_rows) * width > batch_tokens:
-            yield batch
-            batch, rows = [], 0
-        batch.append(position)
-        rows += own_rows
-    if batch:
-        yield batch
-
-
-def _positions(tokens: Tensor, start: int = 0) -> Tensor:
-    """Positions of right-padded rows that follow ``start`` tokens, shaped like ``tokens``."""
-    return torch.arange(start, start + tokens.shape[1], device=tokens.device).expand_as(tokens)
 
 
 def _repeated(prefix: DynamicCache, rows: int, config: object) -> DynamicCache:
