@@ -349,8 +349,28 @@ def test_predict_names_a_bad_line_and_leaves_no_half_file(
 
 
 def test_predict_without_a_student_or_a_file(student_folder: Path) -> None:
-    assert "holds no student" in refused("predict", "nowhere", stdin='"x"\n')
+    message = refused("predict", "nowhere", stdin='"x"\n')
+    assert "nowhere does not exist. Give a folder under a run's students/" in message
     assert "does not exist" in refused("predict", str(student_folder), "nowhere.jsonl")
+
+
+def test_predict_lists_the_students_near_a_path_that_is_none(student_folder: Path) -> None:
+    names = ("context_distillation-a-s0", "context_distillation-a-s1", "pattern_finetune-a-s0")
+    for name in names:
+        folder = Path("runs/x/students") / name
+        folder.mkdir(parents=True)
+        (folder / "stillshot.json").touch()
+    Path("runs/x/students/.half.tmp").mkdir()
+    listed = "".join(f"\n  {Path('runs/x/students', name)}" for name in names)
+    for path, found in {
+        "runs/x": "holds no student itself",
+        "runs/x/students": "holds no student itself",
+        "runs/x/students/context": "does not exist",
+        "runs/y/students/context_distillation-a-s0": "does not exist",
+        "nowhere": "does not exist",
+    }.items():
+        message = refused("predict", path, stdin='"x"\n')
+        assert f"{Path(path)} {found}. Give the folder of a student, e.g. one of these:{listed}\n" in message
 
 
 # run ---------------------------------------------------------------------------------------------
@@ -401,7 +421,17 @@ def test_a_run_its_second_call_and_its_report(tiny_recipe: Path) -> None:
     again = call("run", str(tiny_recipe))
     assert again.exit_code == 0
     assert again.stdout.startswith("| Method |")
-    assert again.stdout.endswith(f"Report: {Path('runs/tiny/report.html')}\n")
+    lines = again.stdout.splitlines()
+    assert lines[-2] == f"Report: {Path('runs/tiny/report.html')}"
+    assert lines[-1].startswith("Use it: stillshot predict ")
+    student = lines[-1].removeprefix("Use it: stillshot predict ")
+    assert student == answer["best_student"]
+    queries = '{"text": "a fine film"}\n'
+    predicted = call("predict", student, stdin=queries)
+    assert json.loads(predicted.stdout)["prediction"] in ("very-bad", "very_good")
+    of_the_run = call("predict", "runs/tiny", stdin=queries)
+    assert of_the_run.stdout == predicted.stdout
+    assert f"Using {student}, the only distilled student there." in of_the_run.stderr
     assert snapshot("cells", "softlabels", "students") == kept
 
     for stage in ("label", "train", "evaluate"):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from stillshot.cli.progress import progress
+from stillshot.cli.students import find_student
 from stillshot.errors import DataError, StillshotError, WorkError
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ Row = tuple[str, Any]
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL_DIR", help="A student: a folder under a run's students/.")
+        Path,
+        typer.Argument(
+            metavar="MODEL_DIR",
+            help="A student: a folder under a run's students/, or a run with one distilled student.",
+        ),
     ],
     file: Annotated[
         Path | None,
@@ -57,7 +62,7 @@ def predict(
         from stillshot.student.saved import Student
 
         quiet_libraries()
-        student = Student.load(model)
+        student = Student.load(find_student(model))
         done = 0
         with _sink(output) as sink:
             while chunk := list(itertools.islice(rows, CHUNK_LINES)):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping
 
 import typer
 
 from stillshot.cli.arguments import AsJson, Overrides, RecipePath, RunPath, echo_json, read_recipe, run_folder
+from stillshot.cli.outcome import best_student, show_results
 from stillshot.cli.progress import progress
 
 
@@ -15,7 +18,7 @@ def run(
 ) -> None:
     """Run a whole recipe, or go on with it.
 
-    Finished work is found in the run folder and never done twice. Ends with exit code 1 where a part failed.
+    On a terminal it ends with a short table, elsewhere with one in Markdown that has all columns. Finished work is found in the run folder and never done twice. Ends with exit code 1 where a part failed.
 
     \b
     Example:
@@ -27,23 +30,27 @@ def run(
         report("check", "reading data and prompts", 0, 0)
         from stillshot import pipeline
         from stillshot.evaluate.runner import quiet_libraries
-        from stillshot.report.tables import markdown_table
 
         quiet_libraries()
         results = pipeline.run(asked, folder, report)
     page = folder / "report.html"
+    student = best_student(results, folder)
     failed = {cell.id: cell.failed for cell in results.cells if cell.failed is not None}
     if as_json:
         echo_json(
             {
                 "folder": str(folder),
                 "report": str(page),
+                "best_student": str(student) if student else None,
                 "summary": [line.model_dump(mode="json") for line in results.summary],
                 "failed": [{"id": name, "reason": reason} for name, reason in failed.items()],
             }
         )
     else:
-        typer.echo(f"{markdown_table(results)}\nReport: {page}")
+        show_results(results, sys.stdout)
+        typer.echo(f"Report: {page}")
+        if student:
+            typer.echo(f"Use it: stillshot predict {shlex.quote(str(student))}")
     end_with_failures(failed, len(results.cells))
 
 

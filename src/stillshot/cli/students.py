@@ -1,0 +1,62 @@
+"""Which student a path means: the one it leads to, or the only one of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from stillshot.errors import ModelError
+
+MOST_LISTED = 12
+DISTILLED = "context_distillation-"  # how the folders of distilled students begin
+
+
+def find_student(path: Path) -> Path:
+    """The folder of the student that a path means.
+
+    A run folder, or its ``students/``, stands for its distilled student where it has exactly one; which
+    one that is, is told on stderr.
+
+    Raises:
+        ModelError: The path leads to no student; those near it are listed.
+    """
+    if _is_student(path):
+        return path
+    own = _students_in(path, "*" if path.name == "students" else "students/*")
+    distilled = [folder for folder in own if folder.name.startswith(DISTILLED)]
+    if len(distilled) == 1:
+        typer.echo(f"Using {distilled[0]}, the only distilled student there.", err=True)
+        return distilled[0]
+    near = own or _near(path)
+    found = "holds no student itself" if path.exists() else "does not exist"
+    if not near:
+        raise ModelError(
+            f"{path} {found}. Give a folder under a run's students/; `stillshot run` makes them."
+        )
+    listed = [f"  {folder}" for folder in near[:MOST_LISTED]]
+    if len(near) > MOST_LISTED:
+        listed.append(f"  and {len(near) - MOST_LISTED} more")
+    raise ModelError(
+        "\n".join([f"{path} {found}. Give the folder of a student, e.g. one of these:", *listed])
+    )
+
+
+def _is_student(folder: Path) -> bool:
+    from stillshot.student.saved import SIDECAR
+
+    return (folder / SIDECAR).is_file()
+
+
+def _students_in(folder: Path, *patterns: str) -> list[Path]:
+    """The students that glob patterns find below a folder, distilled ones first."""
+    found = {path for pattern in patterns for path in folder.glob(pattern) if _is_student(path)}
+    return sorted(found, key=lambda path: (not path.name.startswith(DISTILLED), path))
+
+
+def _near(path: Path) -> list[Path]:
+    """Students below the nearest folder on the way to a path that is there."""
+    folder = next(ancestor for ancestor in (path, *path.parents) if ancestor.is_dir())
+    if folder == folder.parent and folder.is_absolute():  # the root of all files is near nothing
+        return []
+    return _students_in(folder, "*", "students/*", "*/students/*", "runs/*/students/*")
