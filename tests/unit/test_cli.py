@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -13,14 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
+from cli_calls import call, refused, reviews, write_csv, write_jsonl
 
-from stillshot.cli.main import app
 from stillshot.cli.progress import Pieces, duration, progress
 from stillshot.config import Prompt
 from stillshot.config import Student as StudentSection
-from stillshot.config_files import load_recipe
-from stillshot.tasks import load_task, new_task
+from stillshot.tasks import new_task
 
 VERBS = ("init", "check", "run", "label", "train", "evaluate", "report", "predict")
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "matplotlib", "pydantic", "pyarrow", "numpy", "rich"}
@@ -29,48 +26,6 @@ HEAVY = {"torch", "transformers", "datasets", "sklearn", "matplotlib", "pydantic
 @pytest.fixture(autouse=True)
 def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def call(*arguments: str, stdin: str | bytes | None = None) -> Any:
-    """The command's result; an unexpected exception fails the test with its traceback."""
-    result = CliRunner().invoke(app, list(arguments), input=stdin, prog_name="stillshot")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def refused(*arguments: str, stdin: str | bytes | None = None) -> str:
-    """The message of a command that finds its input wrong."""
-    result = call(*arguments, stdin=stdin)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert "Traceback" not in result.output
-    return result.stderr
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
-    return path
-
-
-def reviews(count: int, start: int = 0, **names: str) -> list[dict[str, Any]]:
-    """Texts with quotes, commas, emoji, right-to-left script and line breaks, in two labels."""
-    text, label = names.get("text", "text"), names.get("label", "label")
-    return [
-        {
-            text: f'He said "film {i}, well, {("awful", "great")[i % 2]}" 🎬 שלום\nof {i}',
-            label: ("very-bad", "very_good")[i % 2],
-        }
-        for i in range(start, start + count)
-    ]
 
 
 # The program itself ------------------------------------------------------------------------------
@@ -158,128 +113,6 @@ def test_check_as_json_says_what_is_wrong() -> None:
     answer = json.loads(result.stdout)
     assert answer["ok"] is False
     assert "nowhere.yaml" in answer["error"]
-
-
-# init --------------------------------------------------------------------------------------------
-
-TINY = ("--teacher", "random:tiny-llama", "--student", "random:tiny-bert")
-
-
-def test_init_from_csv_writes_a_recipe_that_passes_the_check() -> None:
-    rows = reviews(40, text="Review text", label="rating")
-    write_csv(Path("my reviews.csv"), [{"id": str(i), **row} for i, row in enumerate(rows)])
-    result = call("init", "my reviews.csv", *TINY, "-o", "out/recipe.yaml")
-    assert result.exit_code == 0, result.output
-    assert "Texts from Review text; labels from rating: very-bad, very_good." in result.stdout
-    recipe = load_recipe("out/recipe.yaml")
-    task = load_task(recipe.task)
-    assert task.fields == ["Review_text"]
-    assert task.patterns["plain"].label_words == {"very-bad": "very bad", "very_good": "very good"}
-    assert recipe.teacher.model == "random:tiny-llama"
-    parts = {
-        part: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for part in ("train", "test")
-        for path in [Path(f"out/my reviews.{part}.jsonl")]
-    }
-    assert len(parts["test"]) == 12
-    assert sorted(row["Review text"] for part in parts.values() for row in part) == sorted(
-        row["Review text"] for row in rows
-    )
-    checked = call("check", "out/recipe.yaml", "--json")
-    assert checked.exit_code == 0, checked.output
-    found = {row["what"]: row["detail"] for row in json.loads(checked.stdout)["findings"]}
-    assert found["evaluation"] == "test: 12 items, in-domain"
-    before = Path("out/recipe.yaml").read_bytes()
-    assert "would be overwritten" in refused("init", "my reviews.csv", "-o", "out/recipe.yaml")
-    assert Path("out/recipe.yaml").read_bytes() == before
-
-
-def test_a_recipe_with_the_bundled_models_passes_the_check(
-    bundled_teacher: str, bundled_encoder: str
-) -> None:
-    write_csv(Path("reviews.csv"), reviews(30))
-    assert call("init", "reviews.csv").exit_code == 0
-    recipe = load_recipe("recipe.yaml")
-    assert (recipe.teacher.model, recipe.students[0].model) == (bundled_teacher, bundled_encoder)
-    result = call("check", "recipe.yaml")
-    assert result.exit_code == 0, result.output
-    assert re.search(r"^student +bundled:minilm-l6, label head, full$", result.stdout, flags=re.MULTILINE)
-
-
-def test_init_from_pairs_with_named_labels_and_files_of_their_own() -> None:
-    pairs = [
-        {
-            "uid": f"u{i}",
-            "premise": f"A man sleeps on sofa {i} today",
-            "hypothesis": f"He {i} rests",
-            "y": i % 2,
-        }
-        for i in range(30)
-    ]
-    write_jsonl(Path("pairs.jsonl"), pairs[:20])
-    write_jsonl(Path("test.jsonl"), pairs[20:])
-    plain = [{"premise": f"A dog {i}", "hypothesis": f"It barks {i}"} for i in range(50)]
-    write_jsonl(Path("plain.jsonl"), plain)
-    named = ("--label-name", "0=no", "--label-name", "1=yes")
-    files = ("--test", "test.jsonl", "--unlabelled", "plain.jsonl")
-    result = call("init", "pairs.jsonl", *files, *named, *TINY, "--name", "own pairs")
-    assert result.exit_code == 0, result.output
-    recipe = load_recipe("recipe.yaml")
-    task = load_task(recipe.task)
-    assert (recipe.name, task.fields, task.labels) == ("own pairs", ["premise", "hypothesis"], ["no", "yes"])
-    assert recipe.data.num_unlabelled == 50
-    assert recipe.budgets[0].labelled == 16
-    assert not list(Path().glob("*.train.jsonl"))
-    assert call("check", "recipe.yaml").exit_code == 0
-
-
-def test_init_says_what_it_found_where_it_cannot_guess() -> None:
-    rows = [{"text": f"some words {i}", "a": str(i % 3), "b": str(i % 2)} for i in range(20)]
-    write_csv(Path("many.csv"), rows)
-    message = refused("init", "many.csv")
-    assert "several columns that could be the label. Name it with --label COLUMN." in message
-    assert "a (no text, 3 different values); b (no text, 2 different values)" in message
-    assert "Did you mean 'text'?" in refused("init", "many.csv", "--label", "a", "--text", "txt")
-    assert "no column 'kind'" in refused("init", "many.csv", "--label", "kind")
-    write_csv(Path("numbers.csv"), [{"x": str(i), "label": str(i % 2)} for i in range(9)])
-    assert "no column with texts" in refused("init", "numbers.csv")
-    write_csv(Path("one.csv"), [{"text": f"words {i}", "label": "a"} for i in range(9)])
-    assert "all examples have the label 'a'" in refused("init", "one.csv")
-    write_csv(Path("gap.csv"), [{"text": f"words {i}", "label": "ab"[i % 2] if i else ""} for i in range(9)])
-    assert "1 rows have no label in 'label', e.g. gap.csv:2." in refused("init", "gap.csv")
-    write_csv(Path("few.csv"), reviews(3))
-    assert "fewer than two different examples of 'very_good'" in refused("init", "few.csv")
-    assert not list(Path().glob("*.yaml"))
-    assert not list(Path().glob("*.jsonl"))
-
-
-def test_labels_that_yaml_would_read_as_something_else() -> None:
-    rows = [{"text": f"words {i} and more", "label": ("no", "yes", "null", "1.5")[i % 4]} for i in range(40)]
-    write_csv(Path("odd.csv"), rows)
-    assert call("init", "odd.csv", *TINY).exit_code == 0
-    assert load_task(load_recipe("recipe.yaml").task).labels == ["1.5", "no", "null", "yes"]
-    assert "random:tiny-llama" in yaml.safe_load(Path("recipe.yaml").read_text())["teacher"]["model"]
-
-
-def test_labels_that_are_numbers_come_with_advice() -> None:
-    write_csv(Path("n.csv"), [{"text": f"words {i} and more", "label": str(i % 12)} for i in range(120)])
-    result = call("init", "n.csv", *TINY)
-    assert "--label-name 0=NAME" in result.stderr
-    assert "These labels are numbers" in Path("recipe.yaml").read_text()
-    assert load_task(load_recipe("recipe.yaml").task).labels == [str(i) for i in range(12)]
-
-
-def test_a_new_task_has_patterns_for_one_field_and_for_pairs() -> None:
-    one = new_task("t", ["text"], ["a_b", "a-b"])
-    assert one.patterns["plain"].pattern == "{text}"
-    assert one.patterns["plain"].label_words == {"a_b": "a_b", "a-b": "a-b"}  # else both were "a b"
-    assert (one.channels["plain"].lead, one.channels["plain"].text) == ("Label: {label_words}\n", "{text}")
-    two = new_task("t", ["premise", "hypothesis"], ["x", "y"], {"x": "Yes", "y": "No"}, {"premise": "s 1"})
-    assert two.patterns["plain"].pattern == "Premise: {premise}\nHypothesis: {hypothesis}"
-    assert two.channels["plain"].lead == "Premise: {premise}\nLabel: {label_words}\nHypothesis:"
-    assert two.channels["plain"].text == " {hypothesis}"
-    assert two.sources.local is not None
-    assert two.sources.local.columns == {"premise": "s 1"}
 
 
 # predict -----------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ FINE = b'{"text": "fine", "label": "positive"}\n'
         (
             "a.csv",
             b"text;label\nx;positive\n",
-            "a.csv:2 has no column 'label' for the label. Did you mean 'text;label'?",
+            "a.csv:1 has the single column 'text;label': its columns seem to be separated by ';'.",
         ),
         (
             "a.jsonl",

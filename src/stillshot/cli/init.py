@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -78,13 +78,15 @@ def init(
       stillshot init tickets.csv --unlabelled queue.csv
     """
     from stillshot.cli.drafting import Files, choose_sizes, draft
+    from stillshot.cli.labels import parse_label_names
     from stillshot.config import Student, Teacher
 
     stem = data.name.split(".")[0] or "data"
     name = name or re.sub(r"[^\w-]+", "-", stem).strip("-") or "recipe"
+    _check_options(data, test, teacher, student)
     files = Files(data, test, unlabelled, None) if test else _split_files(data, stem, output, unlabelled)
     _refuse_to_overwrite([output, *([] if test else [files.labelled, files.test])])
-    table = _read_table(data, name, text or [], label, _label_names(label_name))
+    table = _read_table(data, name, text or [], label, parse_label_names(label_name))
     learned, tested = (table.examples, _read_more(table, test, labels=True)) if test else _split(table)
     plain = _read_more(table, unlabelled, labels=False) if unlabelled else None
     recipe = draft(
@@ -102,6 +104,19 @@ def init(
         _write_examples(files.test, tested, table)
     _write(output, recipe)
     _tell(table, files, output, learned, tested)
+    _warn(table, test, tested)
+
+
+def _check_options(data: Path, test: Path | None, *models: str | None) -> None:
+    from stillshot.models.resolve import check_bundled
+
+    if test and test.exists() and data.exists() and test.samefile(data):
+        raise RecipeError(
+            f"--test: {test} is the file with the examples to learn from. Give another one, or leave --test out: "
+            f"{TEST_SHARE:.0%} of the examples are then held out."
+        )
+    for model in filter(None, models):
+        check_bundled(model)
 
 
 # Reading -----------------------------------------------------------------------------------------
@@ -112,6 +127,7 @@ def _read_table(
 ) -> Table:
     from stillshot.cli.columns import label_column, look_at, text_columns
     from stillshot.cli.drafting import field_names
+    from stillshot.cli.labels import label_values, name_labels
     from stillshot.config import Source, Sources
     from stillshot.data.files import examples_in, read_rows
     from stillshot.tasks import new_task
@@ -122,11 +138,8 @@ def _read_table(
     columns = look_at(row for _, row in rows)
     label_from = label_column(columns, label, path, text)
     texts_from = text_columns(columns, text, path, label_from)
-    values = _label_values(rows, label_from, path)
-    unknown = [value for value in label_names if value not in values]
-    if unknown:
-        raise DataError(f"--label-name: {path} has no label {unknown[0]!r}. It has {', '.join(values)}.")
-    labels = list(dict.fromkeys(label_names.get(value, value) for value in values))
+    named = name_labels(label_values(rows, label_from, path), label_names, path)
+    labels = list(dict.fromkeys(named.values()))
     if len(labels) < 2:
         raise DataError(f"{path}: all examples have the label {labels[0]!r}. At least two labels are needed.")
     fields = field_names(texts_from)
@@ -134,42 +147,12 @@ def _read_table(
         splits={},
         columns={field: column for field, column in fields.items() if field != column},
         label_column=label_from,
-        label_values=label_names,
+        label_values={value: name for value, name in named.items() if value != name},
     )
     task = new_task(name, list(fields), labels)
     if source != Source(splits={}):
         task = task.model_copy(update={"sources": Sources(local=source)})
     return Table(path, task, examples_in(rows, task, source, True, str(path)), texts_from, label_from)
-
-
-def _label_values(rows: Sequence[tuple[str, Any]], column: str, path: Path) -> list[str]:
-    """The distinct labels, sorted; numbers by size."""
-    from stillshot.data.files import label_value
-
-    values = [(where, label_value(row.get(column))) for where, row in rows]
-    empty = [where for where, value in values if value is None]
-    if empty:
-        raise DataError(
-            f"{len(empty)} rows have no label in {column!r}, e.g. {empty[0]}. Put the texts without a label in a "
-            "file of their own and give it with --unlabelled."
-        )
-    distinct = {value for _, value in values if value is not None}
-    if len(distinct) > 10 and 2 * len(distinct) > len(values):
-        raise DataError(
-            f"The column {column!r} of {path} has {len(distinct):,} different values in {len(values):,} rows, too "
-            "many for a label. Name the right column with --label."
-        )
-    return sorted(distinct, key=lambda v: (0, int(v), "") if re.fullmatch(r"-?\d{1,9}", v) else (1, 0, v))
-
-
-def _label_names(pairs: Sequence[str] | None) -> dict[str, str]:
-    names = {}
-    for pair in pairs or ():
-        value, equals, name = pair.partition("=")
-        if not (value and equals and name):
-            raise RecipeError(f"--label-name takes VALUE=NAME, e.g. 0=negative, not {pair!r}.")
-        names[value] = name
-    return names
 
 
 def _read_more(table: Table, path: Path, *, labels: bool) -> list[Example]:
@@ -261,3 +244,13 @@ def _tell(
             "or change label_words in the recipe.",
             err=True,
         )
+
+
+def _warn(table: Table, test: Path | None, tested: Sequence[Example]) -> None:
+    from stillshot.cli.doubts import doubts_about, few_to_test_on
+
+    doubts = doubts_about(table.examples, table.path)
+    if test:
+        doubts += doubts_about(tested, test)
+    for doubt in [*doubts, *few_to_test_on(len({example.key for example in tested}))]:
+        typer.echo(f"warning: {doubt}", err=True)

@@ -136,6 +136,13 @@ def _table_rows(path: Path, content: str, delimiter: str) -> Iterator[Row]:
 
 
 def _check_header(header: list[str], where: str) -> None:
+    other = next((separator for separator in ";\t|," if len(header) == 1 and separator in header[0]), None)
+    if other:
+        name = "tabs" if other == "\t" else repr(other)
+        raise DataError(
+            f"{where} has the single column {header[0][:80]!r}: its columns seem to be separated by {name}. Save the "
+            "file with commas (.csv) or with tabs (.tsv)."
+        )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(f"{where} names a column twice: {', '.join(twice)}. Rename one of them.")

