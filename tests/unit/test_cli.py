@@ -284,6 +284,28 @@ def test_a_run_its_second_call_and_its_report(tiny_recipe: Path) -> None:
     assert snapshot() == before
 
 
+def test_check_says_how_much_will_be_used(tiny_recipe: Path) -> None:
+    write_jsonl(Path("more.jsonl"), [*reviews(30, start=200), *reviews(1, start=200)])  # one text twice
+    changes = (
+        "data.out_of_domain={more: more.jsonl}",
+        "methods=[zero_shot, in_context, context_distillation]",
+        "budgets=[{labelled: 4, num_contexts: 3, num_shots: 2}, {labelled: 8, num_contexts: 1}]",
+        "seeds=[0, 1]",
+        "teacher.scoring=both",
+    )
+    result = call("check", str(tiny_recipe), *(part for change in changes for part in ("--set", change)))
+    assert result.exit_code == 0, result.output
+    found = dict(re.split(r"  +", line, maxsplit=1) for line in result.stdout.splitlines())
+    assert found["labelled"] == "4 or 8 of 40 different texts in train.jsonl"
+    assert found["unlabelled"] == "12 of 40 different texts in train.jsonl"
+    assert found["runs"] == "2 budgets x 2 seeds, 13 cells in all"
+    # both ways x (3 + 1 contexts) x 2 seeds x 12 queries; of 12 + 30 items zero-shot 1, raw 4 and teacher 16 times
+    assert found["teacher prompts"] == "up to 192 to label queries, up to 882 to be evaluated"
+    assert result.stderr.splitlines() == [
+        "warning: few items: test has only 12, so one item is 8 points of accuracy. Evaluate on 30 at least."
+    ]
+
+
 def test_failed_cells_are_named_with_their_reason(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stillshot import pipeline
     from stillshot.evaluate.records import Cell, Results

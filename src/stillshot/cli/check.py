@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import typer
 
 from stillshot.cli.arguments import AsJson, Overrides, RecipePath, echo_json, read_recipe
@@ -10,6 +12,8 @@ from stillshot.errors import StillshotError
 
 def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Look at all that can fail, before any model runs.
+
+    Also says how much of the data will be used, how often, and how much is asked of the teacher.
 
     \b
     Example:
@@ -27,9 +31,13 @@ def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fal
             echo_json({"ok": False, "error": str(error), "findings": []})
         raise
     if as_json:
-        rows = [{"what": finding.what, "detail": finding.detail} for finding in findings]
+        rows = [asdict(finding) for finding in findings]
         echo_json({"ok": True, "error": None, "findings": rows})
         return
-    width = max(len(finding.what) for finding in findings)
+    width = max(len(finding.what) for finding in findings if not finding.warning)
     for finding in findings:
-        typer.echo(f"{finding.what:<{width}}  {finding.detail}")
+        if not finding.warning:
+            typer.echo(f"{finding.what:<{width}}  {finding.detail}")
+    for finding in findings:
+        if finding.warning:
+            typer.echo(f"warning: {finding.what}: {finding.detail}", err=True)

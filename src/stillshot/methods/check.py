@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stillshot.config import Recipe
+from stillshot.data.splits import FEW_ITEMS
 from stillshot.errors import RecipeError
-from stillshot.methods.cells import settings
+from stillshot.methods.cells import asked_settings, cells, settings
 from stillshot.methods.materials import Materials
 from stillshot.methods.selection import named, variants
 from stillshot.models import load
@@ -24,10 +25,11 @@ from stillshot.types import Context, Example
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at and is right."""
+    """One thing that was looked at and is right, or (``warning``) allowed but unwise."""
 
     what: str
     detail: str
+    warning: bool = False
 
 
 def check(recipe: Recipe) -> list[Finding]:
@@ -48,9 +50,62 @@ def check(recipe: Recipe) -> list[Finding]:
         )
         for s in materials.evaluation_sets
     ]
-    findings += _check_teacher(recipe, materials)
+    findings += [
+        Finding(
+            "few items",
+            f"{s.name} has only {len(s.examples)}, so one item is {100 / len(s.examples):.0f} points of accuracy. "
+            f"Evaluate on {FEW_ITEMS} at least.",
+            warning=True,
+        )
+        for s in materials.evaluation_sets
+        if len(s.examples) < FEW_ITEMS
+    ]
+    checked = _check_teacher(recipe, materials)
+    findings += _amounts(recipe, materials)
+    findings += checked
     findings += _check_students(recipe, materials)
     return findings
+
+
+def _amounts(recipe: Recipe, materials: Materials) -> list[Finding]:
+    """How much of the data is used, how often, and what is asked of the teacher."""
+    data = recipe.data
+    budgets = " or ".join(dict.fromkeys(f"{budget.labelled:,}" for budget in recipe.budgets))
+    labelled = len({example.key for example in materials._labelled})
+    unlabelled = len({example.key for example in materials._unlabelled})
+    return [
+        Finding("labelled", f"{budgets} of {labelled:,} different texts in {data.labelled}"),
+        Finding(
+            "unlabelled", f"{data.num_unlabelled:,} of {unlabelled:,} different texts in {data.unlabelled}"
+        ),
+        Finding(
+            "runs",
+            f"{_count(len(recipe.budgets), 'budget')} x {_count(len(recipe.seeds), 'seed')}, "
+            f"{_count(len(cells(recipe)), 'cell')} in all",
+        ),
+        Finding("teacher prompts", _teacher_prompts(recipe, materials)),
+    ]
+
+
+def _teacher_prompts(recipe: Recipe, materials: Materials) -> str:
+    """How many prompts the teacher reads at most: one a query, context and way of scoring."""
+    teacher, items = recipe.teacher, sum(len(s.examples) for s in materials.evaluation_sets)
+    ways = len(answers.kinds_of(teacher.scoring))
+    labelling = sum(
+        ways * setting.budget.num_contexts * recipe.data.num_unlabelled for setting in asked_settings(recipe)
+    )
+    evaluating = 0
+    for cell in cells(recipe):
+        if cell.variant == "teacher":
+            evaluating += ways * cell.setting.budget.num_contexts * items
+        elif cell.student is None and cell.model == teacher.model:  # zero-shot, or one raw context
+            evaluating += items
+    more = "; some more to select how it is asked" if teacher.select else ""
+    return f"up to {labelling:,} to label queries, up to {evaluating:,} to be evaluated{more}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _check_teacher(recipe: Recipe, materials: Materials) -> list[Finding]:
