@@ -105,8 +105,13 @@ class TaskDefinition(Section):
         named = [("patterns", n, p) for n, p in self.patterns.items()]
         named += [("channels", n, c) for n, c in self.channels.items()]
         for kind, name, pattern in named:
-            if set(pattern.label_words) != set(self.labels):
-                raise ValueError(f"{kind}.{name}.label_words must have the keys {self.labels}")
+            wrong = [f"{label!r} is missing" for label in self.labels if label not in pattern.label_words]
+            wrong += [f"{key!r} is not a label" for key in pattern.label_words if key not in self.labels]
+            if wrong:
+                raise ValueError(
+                    f"{kind}.{name}.label_words must have the labels as its keys: {'; '.join(wrong)} (labels: "
+                    f"{', '.join(self.labels)})"
+                )
         for target in self.label_mapping.values():
             if target not in self.labels:
                 raise ValueError(f"label_mapping points to {target!r}, which is not a label")
@@ -304,6 +309,14 @@ class Recipe(Section):
     )
     seeds: list[int] = Field(default=[0], min_length=1)
     evaluation: Evaluation = Evaluation()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds_are_listed(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            several = f", {list(range(value))} for {value} seeds" if 1 < value <= 10 else ""
+            raise ValueError(f"must be a list: [{value}] for the one seed {value}{several}")
+        return value
 
     @field_validator("seeds", "methods", "budgets", "students")
     @classmethod

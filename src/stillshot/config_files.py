@@ -26,7 +26,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise RecipeError(f"There is no file {path}. Check the path.") from None
+        relative = "" if path.is_absolute() else f"; it is relative to {Path.cwd()}"
+        raise RecipeError(f"There is no file {path}. Check the path{relative}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}.") from None
     try:
@@ -63,7 +64,12 @@ def _problem(model: type[BaseModel], problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
     shown = f" (got {str(given)[:80]!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"  {key + ': ' if key else ''}{message}{shown}."
+    advice = ""
+    if problem["type"] == "list_type" and shown:
+        advice = f" Put it between brackets: [{str(given)[:80]}]."
+    elif problem["type"] == "list_type" and isinstance(given, dict):
+        advice = " Put `- ` before its first key, and indent the others alike."
+    return f"  {key + ': ' if key else ''}{message}{shown}.{advice}"
 
 
 def _section_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:

@@ -90,8 +90,24 @@ def test_a_reader_that_stops_early_gets_no_traceback() -> None:
 
 def test_a_recipe_that_is_not_there() -> None:
     for verb in ("run", "check", "label", "train", "evaluate"):
-        assert "There is no file nowhere.yaml." in refused(verb, "nowhere.yaml")
+        message = refused(verb, "nowhere.yaml")
+        assert f"There is no file nowhere.yaml. Check the path; it is relative to {Path.cwd()}." in message
+    Path("r.yaml").write_text("name: x\ntask: tasks/t.yaml\n")
+    message = refused("check", "r.yaml")
+    assert (
+        f"There is no file {Path('tasks/t.yaml')}. Check the path; it is relative to {Path.cwd()}." in message
+    )
     assert "There is no run folder nowhere." in refused("report", "nowhere")
+
+
+def test_a_file_of_examples_is_no_recipe() -> None:
+    write_csv(Path("my tickets.csv"), reviews(4))
+    for verb in ("check", "run", "report"):
+        message = refused(verb, "my tickets.csv")
+        assert "is a file of examples, not a recipe." in message
+        assert message.endswith("stillshot init 'my tickets.csv'\n")
+    Path("recipe.json").write_text('{"name": "x"}')
+    assert "task: this key is required" in refused("check", "recipe.json")
 
 
 def test_an_unknown_key_gets_a_suggestion() -> None:

@@ -220,5 +220,17 @@ def test_label_words_must_cover_the_labels(tmp_path: Path) -> None:
     broken = {**OWN_TASK, "patterns": {"p": {"pattern": "{text}", "label_words": {"bug": "Bug"}}}}
     path = tmp_path / "tickets.yaml"
     path.write_text(yaml.safe_dump(broken), encoding="utf-8")
-    with pytest.raises(RecipeError, match=r"patterns\.p\.label_words must have the keys"):
+    with pytest.raises(RecipeError) as error:
         load_task(path)
+    assert "patterns.p.label_words must have the labels as its keys: 'question' is missing (" in str(
+        error.value
+    )
+    words = {"bug": "Bug", "qestion": "Question"}
+    channel = {**OWN_TASK["channels"]["kind"], "label_words": words}
+    path.write_text(yaml.safe_dump({**OWN_TASK, "channels": {"kind": channel}}), encoding="utf-8")
+    with pytest.raises(RecipeError) as error:
+        load_task(path)
+    assert (
+        "channels.kind.label_words must have the labels as its keys: 'question' is missing; 'qestion' is not a "
+        "label (labels: bug, question)."
+    ) in str(error.value)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from stillshot.errors import RecipeError
 
 if TYPE_CHECKING:
     from stillshot.config import Recipe
@@ -33,7 +36,13 @@ def read_recipe(path: Path, overrides: list[str] | None) -> Recipe:
         RecipeError: It is not a valid recipe.
     """
     from stillshot.config_files import load_recipe
+    from stillshot.data.files import SUFFIXES, file_suffix
 
+    # A recipe may be JSON, which is YAML too.
+    if path.is_file() and file_suffix(path) in SUFFIXES and path.suffix.lower() != ".json":
+        raise RecipeError(
+            f"{path} is a file of examples, not a recipe. Write a recipe for it: stillshot init {shlex.quote(str(path))}"
+        )
     return load_recipe(path, tuple(overrides or ()))
 
 
