@@ -6,6 +6,7 @@ python tools/recipe_reference.py > docs/reference/recipe.md
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -76,6 +77,8 @@ def _default(info: Any) -> str:
         return "one, with its defaults"
     if value is None:
         return "null"
+    if isinstance(value, str) and value != value.strip():
+        return f"`{json.dumps(value)}`"  # so that spaces and line breaks are seen, and stay in their row
     return f"`{value}`".replace("'", "") if value != "" else "empty"
 
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 import runpy
+import textwrap
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
+import yaml
 
+from stillshot.config import TaskDefinition
 from stillshot.config_files import load_recipe
+from stillshot.softlabels import SoftLabelStore
+from stillshot.tasks import load_task
+from stillshot.types import Example
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +59,53 @@ def test_result_tables_are_those_of_the_records(name: str) -> None:
     page = (ROOT / name).read_text(encoding="utf-8")
     assert "<!-- table: results/" in page
     assert filled(page) == page
+
+
+def code_in(page: str, heading: str) -> str:
+    """The first indented block below a heading."""
+    section = (ROOT / page).read_text(encoding="utf-8").split(f"{heading}\n", 1)[1]
+    block = re.search(r"(?:^ {4}.*\n|^\n)+", section[section.index("\n    ") + 1 :], flags=re.MULTILINE)
+    assert block is not None
+    return textwrap.dedent(block[0])
+
+
+def test_the_trainer_alone_runs_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code_in("docs/how-to/python.md", "## The trainer alone"), names)
+    assert names["trainer"].state.global_step == 3
+    assert re.search(r"Prediction\(label='(positive|negative)'", capsys.readouterr().out)
+    assert (tmp_path / "out/student/model.safetensors").is_file()
+
+
+def test_stored_soft_labels_are_joined_to_texts_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    shared = {
+        "kind": "direct",
+        "teacher": "t",
+        "labels": ["no", "yes"],
+        "shots": 2,
+        "query_tokens": 3,
+        "seconds": 0.1,
+    }
+    rows = [
+        {"key": str(i), "query": Example({"text": text}).key, "scores": [-1.0, float(i)], **shared}
+        for i, text in enumerate(["one text", "of the evaluation", "another"])
+    ]
+    SoftLabelStore(Path("runs/tickets/softlabels")).add(rows)
+    names: dict[str, Any] = {"queries": ["another", "one text"]}
+    exec(code_in("docs/how-to/python.md", "## The soft labels"), names)
+    assert names["scored"] == [
+        ("one text", {"no": -1.0, "yes": 0.0}),
+        ("another", {"no": -1.0, "yes": 2.0}),
+    ]
+
+
+def test_the_task_shown_is_valid() -> None:
+    shown = yaml.safe_load(code_in("docs/how-to/your-own-task.md", "# Your own task and data"))
+    assert load_task(TaskDefinition.model_validate(shown)).labels == ["billing", "technical", "other"]
