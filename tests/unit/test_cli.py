@@ -172,7 +172,15 @@ def test_predict_reads_texts_alone_from_stdin_and_tables(student_folder: Path) -
     assert answers[1]["label"] == 3
     write_csv(Path("in.csv"), reviews(3))
     assert len(call("predict", str(student_folder), "in.csv").stdout.splitlines()) == 3
-    assert call("predict", str(student_folder), stdin="").stdout == ""
+    Path("empty.jsonl").touch()
+    for stdin, more, name in (
+        ("", (), "stdin"),
+        ("\n", ("-",), "stdin"),
+        (None, ("empty.jsonl",), "empty.jsonl"),
+    ):
+        result = call("predict", str(student_folder), *more, stdin=stdin)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert f"note: {name} holds no queries, so nothing was answered." in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -353,6 +361,39 @@ def test_failed_cells_are_named_with_their_reason(tiny_recipe: Path, monkeypatch
 
 def test_a_stage_without_the_one_before(tiny_recipe: Path) -> None:
     assert "Run `stillshot label` first." in refused("train", str(tiny_recipe), "-o", "out")
+
+
+def test_stages_print_what_succeeded_and_nothing_else(tiny_recipe: Path) -> None:
+    both = ("--set", "methods=[zero_shot, context_distillation]", "-o", "out")
+    evaluated = call("evaluate", str(tiny_recipe), *both)
+    assert evaluated.exit_code == 1
+    assert evaluated.stdout.splitlines() == [str(Path("out/cells/zero_shot-tiny-llama.json"))]
+    assert "error: 1 of 2 cells failed:" in evaluated.stderr
+    assert "Its student is not trained yet. Run `stillshot train` first." in evaluated.stderr
+
+    labelled = call("label", str(tiny_recipe), *both)
+    assert labelled.stdout.splitlines() == [str(Path("out/softlabels/n4x1x2-s0.json"))]
+    Path("out/students/.other.checkpoints").mkdir(parents=True)
+    Path("out/students/other").mkdir()
+    trained = call("train", str(tiny_recipe), *both)
+    student = Path("out/students/context_distillation-tiny-bert-label-full-n4x1x2-s0")
+    assert trained.stdout.splitlines() == [str(student)]
+    assert student.is_dir()
+
+
+def test_labels_that_could_not_be_made_end_the_stage(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stillshot import pipeline
+    from stillshot.errors import WorkError
+
+    def full(*_: object, **__: object) -> None:
+        raise WorkError("The disk is full.")
+
+    monkeypatch.setattr(pipeline, "run_isolated", full)
+    result = call("label", str(tiny_recipe))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Its queries could not be labelled: The disk is full." in result.stderr
 
 
 # Progress ----------------------------------------------------------------------------------------

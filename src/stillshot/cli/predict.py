@@ -71,6 +71,9 @@ def predict(
                 sink.flush()
                 done += len(chunk)
                 report("predict", "answering queries", done, 0)
+    if not done:
+        name = "stdin" if file is None or str(file) == "-" else file
+        typer.echo(f"note: {name} holds no queries, so nothing was answered.", err=True)
 
 
 def _answers(student: Student, rows: list[Row], batch_size: int) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,44 +13,51 @@ from stillshot.cli.progress import progress
 from stillshot.cli.run import end_with_failures
 
 if TYPE_CHECKING:
+    from stillshot.methods.cells import CellSpec, Setting
     from stillshot.pipeline import Run
 
 
 def label(recipe: RecipePath, overrides: Overrides = None, output: RunPath = None) -> None:
     """Have the teacher label the queries, and stop there.
 
+    Prints the soft labels of each budget and seed.
+
     \b
     Example:
       stillshot label recipe.yaml -o runs/first
     """
     story = _stage(recipe, overrides, output, lambda story: story.label())
-    typer.echo(story.folder.softlabels)
+    _show(story.folder.labels(setting.name) for setting in _asked_settings(story))
+    _end(story)
 
 
 def train(recipe: RecipePath, overrides: Overrides = None, output: RunPath = None) -> None:
     """Train the students on the labels that are there, and stop there.
+
+    Prints the folder of each trained student.
 
     \b
     Example:
       stillshot train recipe.yaml -o runs/first
     """
     story = _stage(recipe, overrides, output, lambda story: story.train())
-    for folder in sorted(path for path in _inside(story.folder.path / "students") if path.is_dir()):
-        typer.echo(folder)
+    folder, trained = story.folder, [spec.id for spec in _cells(story) if spec.student is not None]
+    _show(folder.student(name) for name in trained if folder.training(name).is_file())
     _end(story)
 
 
 def evaluate(recipe: RecipePath, overrides: Overrides = None, output: RunPath = None) -> None:
     """Evaluate the teacher and the trained students.
 
-    `stillshot report` then puts the records together.
+    Prints the record of each evaluated cell; `stillshot report` then puts them together.
 
     \b
     Example:
       stillshot evaluate recipe.yaml -o runs/first
     """
     story = _stage(recipe, overrides, output, lambda story: story.evaluate())
-    typer.echo(story.folder.path / "cells")
+    folder = story.folder
+    _show(folder.cell(spec.id) for spec in _cells(story) if folder.is_finished(spec.id))
     _end(story)
 
 
@@ -63,15 +70,32 @@ def _stage(path: Path, overrides: list[str] | None, output: Path | None, work: C
 
         quiet_libraries()
         story = pipeline.open_run(recipe, run_folder(recipe, output), report)
-        work(story)
+        try:
+            work(story)
+        finally:
+            if story.lock is not None:
+                story.lock.release()
     return story
 
 
-def _inside(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+def _show(results: Iterable[Path]) -> None:
+    """Print those results that are there: a stage that failed in part has made the others."""
+    for path in results:
+        if path.exists():
+            typer.echo(path)
+
+
+def _cells(story: Run) -> list[CellSpec]:
+    from stillshot.methods.cells import cells
+
+    return cells(story.recipe)
+
+
+def _asked_settings(story: Run) -> list[Setting]:
+    from stillshot.methods.cells import asked_settings
+
+    return asked_settings(story.recipe)
 
 
 def _end(story: Run) -> None:
-    from stillshot.methods.cells import cells
-
-    end_with_failures(story.failures, len(cells(story.recipe)))
+    end_with_failures(story.failures, len(_cells(story)))
