@@ -1,0 +1,57 @@
+"""Attention of a batch over a shared prefix: the flash kernel, and plain products, against the bare product.
+
+python benchmarks/kernels.py --keep     # seconds; into benchmarks/records/kernels.json
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from measure import finish, interleaved, roofline
+
+from stillshot.teacher.kernels import PrefixLayer, attention_with_lse, merge_with_prefix
+
+# One layer of SmolLM2-135M: 3 groups of 3 heads; 64 queries of 32 tokens behind a prefix of 970.
+GROUPS, REPEATS, HEAD, ROWS, LENGTH, PREFIX = 3, 3, 64, 64, 32, 970
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--keep", action="store_true", help="write benchmarks/records/kernels.json")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    dtype, heads, scale = torch.bfloat16, GROUPS * REPEATS, HEAD**-0.5
+    query, own = (torch.randn(ROWS, heads, LENGTH, HEAD).to(dtype) for _ in range(2))
+    key, value = (torch.randn(1, GROUPS, PREFIX, HEAD).to(dtype) for _ in range(2))
+    own_lse = torch.randn(ROWS, heads, LENGTH)
+    layer = PrefixLayer.of(key, value)
+    stacked = query.reshape(ROWS, GROUPS, REPEATS * LENGTH, HEAD).transpose(0, 1).flatten(1, 2)[None]
+    seconds = interleaved(
+        {
+            "flash": lambda: attention_with_lse(stacked, key, value, causal=False, scale=scale),
+            "merge": lambda: merge_with_prefix(query, own, own_lse, layer, scale),
+        },
+        rounds=25,
+    )
+    operations = 4 * ROWS * heads * LENGTH * PREFIX * HEAD
+    machine = roofline(dtype)
+    finish(
+        "kernels",
+        {
+            "flash_alone_over_product": operations / seconds["flash"] / machine["product_flops"],
+            "merge_over_product": operations / seconds["merge"] / machine["product_flops"],
+            "merge_over_flash_alone": seconds["flash"] / seconds["merge"],
+        },
+        {"roofline": machine, "threads": torch.get_num_threads()},
+        as_json=arguments.json,
+        keep=arguments.keep,
+    )
+
+
+if __name__ == "__main__":
+    main()
