@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock
 
@@ -37,6 +38,14 @@ class Run:
     failures: dict[str, str] = field(default_factory=dict)
     lock: FileLock | None = None  # held as long as the run is
     checkpoint_seconds: float = 120.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def label(self, only: Setting | None = None) -> None:
         """Have the teacher label the queries of every setting, or of one."""
@@ -152,8 +161,9 @@ def open_run(recipe: Recipe, path: Path, report: Report | None = None) -> Run:
         StillshotError: The recipe cannot be run (nothing is written), or the folder is another's.
     """
     folder = RunFolder(path)
-    check(recipe)
-    digests = Materials(recipe).digests({s.name: (s.budget, s.seed) for s in settings(recipe)})
+    materials = Materials(recipe)
+    check(recipe, materials)
+    digests = materials.digests({s.name: (s.budget, s.seed) for s in settings(recipe)})
     folder.claim(recipe)
     lock = folder.lock()
     folder.claim_data(digests)
@@ -167,12 +177,12 @@ def run(recipe: Recipe, path: Path, report: Report | None = None) -> Results:
         StillshotError: See :func:`open_run`; or no cell could be finished. Cells that fail, or whose
             queries could not be labelled, do not raise: they have ``failed`` set in the results.
     """
-    story = open_run(recipe, path, report)
-    for setting in settings(recipe):  # setting by setting, so that the first results are there early
-        story.label(setting)
-        story.train(setting)
-        story.evaluate(setting)
-    return story.write_results()
+    with open_run(recipe, path, report) as story:
+        for setting in settings(recipe):  # setting by setting, so that the first results are there early
+            story.label(setting)
+            story.train(setting)
+            story.evaluate(setting)
+        return story.write_results()
 
 
 __all__ = ["Run", "Setting", "open_run", "run"]

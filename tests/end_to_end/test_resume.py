@@ -232,10 +232,11 @@ def test_a_run_does_not_go_on_with_changed_data(recipe: Recipe, tmp_path: Path) 
 
 
 def test_two_processes_do_not_work_in_one_folder(recipe: Recipe, tmp_path: Path) -> None:
-    story = open_run(recipe, tmp_path / "run")
-    with pytest.raises(RunFolderError, match="Another process is at work"):
+    with (
+        open_run(recipe, tmp_path / "run"),
+        pytest.raises(RunFolderError, match="Another process is at work"),
+    ):
         open_run(recipe, tmp_path / "run")
-    del story  # a run that is gone has let go of its folder
     open_run(recipe, tmp_path / "run")
 
 

@@ -320,6 +320,22 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(next(folder.glob("*model.safetensors")))
 
 
+def steps_of(section: StudentSection, folder: Path, *, epochs: int, stop_at: int | None = None) -> list[int]:
+    """The steps of a training that saves at every one, interrupted behind ``stop_at``."""
+    steps: list[int] = []
+
+    def progress(step: int, _: int) -> None:
+        steps.append(step)
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    train_student(
+        section, SENTIMENT, Prompt(), Training(epochs=epochs, batch_size=8), training_set(), folder,
+        seed=3, progress=progress, checkpoint_seconds=0.0,
+    )  # fmt: skip
+    return steps
+
+
 @pytest.mark.parametrize(("model", "settings"), RESUMED)
 def test_interrupted_training_is_uninterrupted_training(
     lively: Lively, tmp_path: Path, model: str, settings: dict[str, Any]
@@ -327,18 +343,7 @@ def test_interrupted_training_is_uninterrupted_training(
     """Bit-identical weights, with dropout, over two interruptions: within an epoch and at its end."""
 
     def train(name: str, stop_at: int | None = None) -> list[int]:
-        steps: list[int] = []
-
-        def progress(step: int, _: int) -> None:
-            steps.append(step)
-            if step == stop_at:
-                raise KeyboardInterrupt
-
-        train_student(
-            section_of(lively(model), **settings), SENTIMENT, Prompt(), Training(epochs=3, batch_size=8),
-            training_set(), tmp_path / name, seed=3, progress=progress, checkpoint_seconds=0.0,
-        )  # fmt: skip
-        return steps
+        return steps_of(section_of(lively(model), **settings), tmp_path / name, epochs=3, stop_at=stop_at)
 
     assert train("whole") == list(range(1, 10))
     for stop_at in (2, 5):
@@ -359,18 +364,7 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(
     """What a kill while a checkpoint is written leaves behind."""
 
     def train(name: str, stop_at: int | None = None) -> int:
-        steps: list[int] = []
-
-        def progress(step: int, _: int) -> None:
-            steps.append(step)
-            if step == stop_at:
-                raise KeyboardInterrupt
-
-        train_student(
-            section_of(lively("opt")), SENTIMENT, Prompt(), Training(epochs=2, batch_size=8), training_set(),
-            tmp_path / name, seed=3, progress=progress, checkpoint_seconds=0.0,
-        )  # fmt: skip
-        return steps[0]
+        return steps_of(section_of(lively("opt")), tmp_path / name, epochs=2, stop_at=stop_at)[0]
 
     train("whole")
     with pytest.raises(KeyboardInterrupt):
@@ -390,25 +384,10 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(
 
 def test_no_training_goes_on_from_the_checkpoint_of_another(lively: Lively, tmp_path: Path) -> None:
     section = section_of(lively("opt"))
-
-    def train(name: str, epochs: int, stop_at: int | None = None) -> list[int]:
-        steps: list[int] = []
-
-        def progress(step: int, _: int) -> None:
-            steps.append(step)
-            if step == stop_at:
-                raise KeyboardInterrupt
-
-        train_student(
-            section, SENTIMENT, Prompt(), Training(epochs=epochs, batch_size=8), training_set(),
-            tmp_path / name, seed=3, progress=progress, checkpoint_seconds=0.0,
-        )  # fmt: skip
-        return steps
-
     with pytest.raises(KeyboardInterrupt):
-        train("student", epochs=3, stop_at=4)
-    assert train("student", epochs=2) == [1, 2, 3, 4, 5, 6]
-    train("undisturbed", epochs=2)
+        steps_of(section, tmp_path / "student", epochs=3, stop_at=4)
+    assert steps_of(section, tmp_path / "student", epochs=2) == [1, 2, 3, 4, 5, 6]
+    steps_of(section, tmp_path / "undisturbed", epochs=2)
     one, other = weights_in(tmp_path / "student"), weights_in(tmp_path / "undisturbed")
     assert all(torch.equal(one[name], other[name]) for name in one)
 

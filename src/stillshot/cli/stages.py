@@ -69,12 +69,8 @@ def _stage(path: Path, overrides: list[str] | None, output: Path | None, work: C
         from stillshot.evaluate.runner import quiet_libraries
 
         quiet_libraries()
-        story = pipeline.open_run(recipe, run_folder(recipe, output), report)
-        try:
+        with pipeline.open_run(recipe, run_folder(recipe, output), report) as story:
             work(story)
-        finally:
-            if story.lock is not None:
-                story.lock.release()
     return story
 
 

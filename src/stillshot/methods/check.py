@@ -32,13 +32,17 @@ class Finding:
     warning: bool = False
 
 
-def check(recipe: Recipe) -> list[Finding]:
+def check(recipe: Recipe, materials: Materials | None = None) -> list[Finding]:
     """Read all data, make all draws and prompts, and resolve all models; no weights are loaded.
+
+    Args:
+        recipe: What is to be run.
+        materials: Its examples, where they have been read already.
 
     Raises:
         StillshotError: The first thing that would fail in a run.
     """
-    materials = Materials(recipe)
+    materials = materials or Materials(recipe)
     if not recipe.data.in_domain and not recipe.data.out_of_domain:
         raise RecipeError(
             "The recipe evaluates on nothing. Name at least one set, e.g. data.in_domain: {test: test}."
@@ -71,8 +75,8 @@ def _amounts(recipe: Recipe, materials: Materials) -> list[Finding]:
     """How much of the data is used, how often, and what is asked of the teacher."""
     data = recipe.data
     budgets = " or ".join(dict.fromkeys(f"{budget.labelled:,}" for budget in recipe.budgets))
-    labelled = len({example.key for example in materials._labelled})
-    unlabelled = len({example.key for example in materials._unlabelled})
+    labelled = len({example.key for example in materials.labelled})
+    unlabelled = len({example.key for example in materials.unlabelled})
     return [
         Finding("labelled", f"{budgets} of {labelled:,} different texts in {data.labelled}"),
         Finding(

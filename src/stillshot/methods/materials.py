@@ -52,6 +52,7 @@ class Materials:
 
     recipe: Recipe
     task: TaskDefinition = field(init=False)
+    _draws: dict[tuple[Budget, int], Draw] = field(default_factory=dict)
     _known: dict[tuple[str, bool], tuple[TaskDefinition, list[Example]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,12 +60,17 @@ class Materials:
 
     def draw(self, budget: Budget, seed: int) -> Draw:
         """Labelled examples, contexts made of them, and queries that are none of them."""
+        if (budget, seed) not in self._draws:
+            self._draws[budget, seed] = self._draw(budget, seed)
+        return self._draws[budget, seed]
+
+    def _draw(self, budget: Budget, seed: int) -> Draw:
         data = self.recipe.data
         kept_out = self._kept_out
-        candidates = [e for e in self._labelled if e.key not in kept_out[data.labelled]]
+        candidates = [e for e in self.labelled if e.key not in kept_out[data.labelled]]
         labelled = draw_labelled(candidates, self.task, budget.labelled, seed)
         taken = {example.key for example in labelled} | kept_out[data.unlabelled]
-        queries = draw_unlabelled(self._unlabelled, data.num_unlabelled, seed, taken)
+        queries = draw_unlabelled(self.unlabelled, data.num_unlabelled, seed, taken)
         contexts = draw_contexts(labelled, self.task.labels, budget, seed)
         for evaluation in self.evaluation_sets:
             check_leakage({"labelled": labelled, evaluation.name: evaluation.examples})
@@ -119,11 +125,13 @@ class Materials:
         return tuple(sets)
 
     @cached_property
-    def _labelled(self) -> Sequence[Example]:
+    def labelled(self) -> Sequence[Example]:
+        """What labelled examples are drawn from."""
         return self._read(self.recipe.data.labelled, labels=True)[1]
 
     @cached_property
-    def _unlabelled(self) -> Sequence[Example]:
+    def unlabelled(self) -> Sequence[Example]:
+        """What queries are drawn from."""
         # A split's labels say which rows the task drops (e.g. neutral pairs); a file of queries has none.
         reference = self.recipe.data.unlabelled
         return self._read(reference, labels=not is_file_reference(reference))[1]

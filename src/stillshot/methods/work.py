@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillshot.config import Prompt, Recipe
-from stillshot.errors import RunFolderError
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.metrics import measure, project
 from stillshot.evaluate.records import Cell, SplitResult
@@ -85,11 +84,6 @@ def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: f
     else:
         labels = _labels(folder, spec.setting)
         prompt = _asked_prompt(prompt, labels)
-        if labels["queries"] != [query.key for query in draw.queries]:
-            raise RunFolderError(
-                f"{folder.labels(spec.setting.name)} holds soft labels of other queries: the data was changed after "
-                "they were made. Put it back, or run in another folder (-o)."
-            )
         data = TrainingSet(draw.queries, np.array(labels["soft_labels"]), draw.labelled)
         training = spec.student.distill
     with measured() as usage:
