@@ -40,7 +40,7 @@ def interleaved(
 def roofline(dtype: torch.dtype) -> dict[str, float]:
     """What this machine's matrix product and memory reach, with the threads that are set."""
     left, right = torch.randn(2048, 1024).to(dtype), torch.randn(1536, 1024).to(dtype)
-    block = torch.empty(64 * 2**20, dtype=torch.uint8)
+    block = torch.zeros(512 * 2**20, dtype=torch.uint8)  # larger than caches
     seconds = interleaved(
         {
             "product": lambda: torch.nn.functional.linear(left, right),

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows of the prefix product at a time: the exponentials of a chunk stay in the processor's cache.
-_CHUNK = 256
+# Rows of the prefix product at a time, over all groups: the exponentials of a chunk stay in the cache, and
+# the products are still large enough for several threads.
+_CHUNK = 3072
 # Keys that a row's largest score over the prefix is estimated from.
 _SAMPLED = 16
 
@@ -148,9 +149,10 @@ def _merged_by_products(
     largest = torch.maximum(torch.bmm(query, sample).amax(-1).float() * scale, own_lse)
     shift = (largest / scale).to(query.dtype)
     shifted = torch.cat([query, -shift.unsqueeze(-1)], -1)
-    buffer = query.new_empty(query.shape[0], min(_CHUNK, query.shape[1]), prefix.key.shape[-1])
+    rows = min(query.shape[1], max(32, _CHUNK // query.shape[0]))
+    buffer = query.new_empty(query.shape[0], rows, prefix.key.shape[-1])
     parts = []
-    for part in shifted.split(_CHUNK, 1):
+    for part in shifted.split(rows, 1):
         scores = buffer[:, : part.shape[1]]
         torch.baddbmm(scores, part, prefix.key, beta=0, alpha=scale, out=scores)
         parts.append(torch.bmm(scores.exp_(), prefix.value))
