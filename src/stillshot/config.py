@@ -233,6 +233,10 @@ class Training(Section):
     ``hard_label_weight``, ``temperature`` and ``beta`` concern distillation alone: the weight of
     cross-entropy on labelled demonstrations against the divergence from the soft labels, the
     temperature of both distributions, and the divergence (0 forward KL, 0.5 JSD, 1 reverse KL).
+
+    A batch goes through the model in passes of at most ``pass_tokens`` tokens, whose gradients add up: memory
+    is bounded by these, not by the batch. Null is chosen by tuning and device. ``gradient_checkpointing`` saves
+    more memory, and computes every layer twice.
     """
 
     learning_rate: float | None = Field(default=None, gt=0)
@@ -243,6 +247,7 @@ class Training(Section):
     hard_label_weight: float = Field(default=0.1, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
     beta: float = Field(default=0.0, ge=0, le=1)
+    pass_tokens: PositiveInt | None = None
     gradient_checkpointing: bool = False
 
 

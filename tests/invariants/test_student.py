@@ -27,7 +27,9 @@ from stillshot.errors import DataError, ModelError, PromptError, WorkError
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
 from stillshot.prompt.writer import PromptWriter
+from stillshot.student import frozen
 from stillshot.student.features import EncoderFeaturizer
+from stillshot.student.lean import passes
 from stillshot.student.saved import Student
 from stillshot.student.trainer import BucketSampler, ContextDistillationConfig, ContextDistillationTrainer
 from stillshot.student.training import TrainingSet, train_student
@@ -279,6 +281,98 @@ def test_accumulated_batches_are_one_batch(
         torch.testing.assert_close(other, weights[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("pass_tokens", [1, 40, 200])
+@pytest.mark.parametrize(("model", "head"), [("llama", "label"), ("opt", "channel"), ("bert", "label")])
+def test_a_batch_in_passes_is_the_whole_batch(
+    lively: Lively, tmp_path: Path, model: str, head: str, pass_tokens: int
+) -> None:
+    weights = []
+    for tokens in (None, pass_tokens):
+        student = without_dropout(student_of(lively(model), head=head))
+        rows = training_set(20).rows(student, 0.3)
+        train_steps(student, rows, tmp_path, per_device_train_batch_size=8, pass_tokens=tokens)
+        weights.append(torch.cat([p.detach().flatten() for p in student.model.parameters()]))
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-5, rtol=1e-5)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    sequences=st.integers(0, 3),
+    tokens=st.integers(1, 100),
+)
+def test_passes_hold_every_row_once_and_few_tokens(lengths: list[int], sequences: int, tokens: int) -> None:
+    shape = (len(lengths), *([sequences] if sequences else []), max(lengths))
+    mask = torch.arange(max(lengths)).expand(shape) < torch.tensor(lengths).view(-1, *[1] * (len(shape) - 1))
+    weight = torch.rand(len(lengths))
+    batch = {"attention_mask": mask.long(), "row_weight": weight, "row": torch.arange(len(lengths))}
+    parts = passes(batch, tokens)
+    assert sorted(row for part in parts for row in part["row"].tolist()) == list(range(len(lengths)))
+    for part in parts:
+        assert part["attention_mask"].numel() <= tokens or len(part["row"]) == 1
+        assert part["attention_mask"].shape[-1] == max(lengths[row] for row in part["row"].tolist())
+    total = sum(part["row_weight"].mean() for part in parts)
+    torch.testing.assert_close(torch.as_tensor(total), weight.mean())
+
+
+FROZEN = [
+    ("llama", {"head": "label"}),
+    ("opt", {"head": "channel"}),
+    ("bert", {"head": "label"}),
+    ("gpt2", {"head": "label"}),
+    ("gpt_neox", {"head": "channel"}),
+]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("model", "settings"), FROZEN)
+def test_frozen_layers_run_once_a_row_and_change_nothing(
+    lively: Lively,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    settings: dict[str, Any],
+    checkpointing: bool,
+) -> None:
+    weights, runs = [], []
+    for limit in (0, 2**30):
+        monkeypatch.setattr(frozen, "_LIMIT_BYTES", limit)
+        student = without_dropout(student_of(lively(model), tuning="lora", lora=Lora(layers=1), **settings))
+        (lowest, *_) = frozen.frozen_layers(student.model)
+        rows_seen = []
+        inside = next(module for module in lowest.modules() if not list(module.children()))
+        inside.register_forward_hook(lambda _, inputs, __, seen=rows_seen: seen.append(len(inputs[0])))
+        rows = training_set(20).rows(student, 0.3)
+        sequences = len(LABELS) if settings["head"] == "channel" else 1
+        train_steps(
+            student,
+            rows,
+            tmp_path,
+            per_device_train_batch_size=8,
+            activation_checkpointing=checkpointing,
+            pass_tokens=100,
+        )
+        runs.append(sum(rows_seen) / sequences / len(rows))
+        trained = [p.detach().flatten() for p in student.model.parameters() if p.requires_grad]
+        weights.append(torch.cat(trained))
+    assert runs[1] == 1
+    assert runs[0] > 2
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-5, rtol=1e-4)
+    assert weights[0].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tuning": "full"},
+        {"tuning": "lora"},
+        {"tuning": "bitfit"},
+        {"tuning": "lora", "lora": Lora(layers=2)},
+    ],
+)
+def test_layers_that_train_are_not_taken_for_frozen(lively: Lively, settings: dict[str, Any]) -> None:
+    assert frozen.frozen_layers(student_of(lively("opt"), **settings).model) == []
+
+
 def test_training_moves_the_student_to_its_soft_labels(lively: Lively, tmp_path: Path) -> None:
     data = training_set(12, labelled=0)
     training = Training(epochs=60, learning_rate=1e-2, hard_label_weight=0.0, warmup_ratio=0.0)
@@ -313,6 +407,7 @@ RESUMED = [
     ("bert", {"tuning": "lora", "lora": Lora(dropout=0.2)}),
     ("llama", {"tuning": "lora", "head": "channel", "lora": Lora(dropout=0.2)}),
     ("gpt2", {"tuning": "bitfit"}),
+    ("llama", {"tuning": "lora", "lora": Lora(dropout=0.2, layers=1)}),
 ]
 
 

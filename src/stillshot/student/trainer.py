@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from stillshot.student.features import Feature
+from stillshot.student.frozen import FrozenStates
+from stillshot.student.lean import lean, passes
 from stillshot.student.losses import distillation_loss
 
 _CHECKPOINT = "trained.safetensors"
 _TARGETS = ("soft_labels", "label", "row_weight")
+_OTHERS = (*_TARGETS, "row")  # what a batch holds besides the model's inputs
 
 
 @dataclass
@@ -39,6 +43,13 @@ class ContextDistillationConfig(TrainingArguments):
         default=8,
         metadata={"help": "Batches are formed from items of similar length among so many batches' worth."},
     )
+    pass_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "A batch goes through the model in passes of at most so many tokens with padding, whose "
+            "gradients add up. This bounds the memory of activations. None: in one pass."
+        },
+    )
 
 
 class ContextDistillationTrainer(Trainer):
@@ -48,6 +59,9 @@ class ContextDistillationTrainer(Trainer):
     set, from a teacher that saw the context), ``label`` (a label's index, or -100 for a row taught by
     its soft labels) and ``row_weight`` (:func:`stillshot.student.losses.row_weights`; 1 if absent). Logits
     are over the label set, so no vocabulary-wide tensor is built, and any teacher can teach any student.
+
+    Training is lean (:mod:`stillshot.student.lean`), and layers below all that trains run once for each row
+    (:mod:`stillshot.student.frozen`).
 
     Other arguments are those of ``transformers.Trainer``; with ``peft_config`` the model is wrapped first.
 
@@ -72,6 +86,7 @@ class ContextDistillationTrainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        self._pad = pad
         args = args or ContextDistillationConfig(output_dir="stillshot-student")
         args.remove_unused_columns = False
         args.label_names = list(_TARGETS)  # so that evaluation also goes through `compute_loss`
@@ -79,7 +94,7 @@ class ContextDistillationTrainer(Trainer):
             model=model,
             args=args,
             data_collator=lambda rows: collate(rows, pad),
-            train_dataset=train_dataset,
+            train_dataset=None if train_dataset is None else _Numbered(train_dataset),
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=[*(callbacks or []), TimedCheckpoints(args.checkpoint_seconds)],
@@ -87,13 +102,43 @@ class ContextDistillationTrainer(Trainer):
         )
         # The loss is a mean over rows: accumulated batches are averaged, not divided by a count of tokens.
         self.model_accepts_loss_kwargs = False
+        self._frozen: FrozenStates | None = None
+
+    def train(self, *args: Any, **settings: Any) -> Any:
+        """See ``transformers.Trainer.train``."""
+        model: Any = self.model
+        rows: Any = self.train_dataset
+        lengths = [row["length"] for row in rows]
+
+        def forward(positions: list[int]) -> None:
+            inputs = collate([rows[position] for position in positions], self._pad)
+            model.eval()
+            with self.compute_loss_context_manager():
+                self._outputs(model, self._prepare_inputs(inputs))
+
+        with lean(model, longest=max(lengths, default=0), autocast=self.args.bf16 or self.args.fp16):
+            if self.args.world_size == 1 and self.args.n_gpu <= 1:
+                self._frozen = FrozenStates.of(model, lengths, forward)
+            return super().train(*args, **settings)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One batch's loss and gradients, in passes of at most ``args.pass_tokens`` tokens."""
+        # DeepSpeed counts backward passes to know when a step is due.
+        limit = None if self.is_deepspeed_enabled else self.args.pass_tokens  # type: ignore[union-attr]
+        losses = []
+        for part in passes(inputs, limit) if limit else [inputs]:
+            width = part["attention_mask"].shape[-1]
+            known = self._frozen.replayed(part["row"].tolist(), width) if self._frozen else nullcontext()
+            with known:
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The distillation loss of a batch; see :func:`stillshot.student.losses.distillation_loss`."""
-        targets = {name: inputs.pop(name) for name in _TARGETS}
-        outputs = model(**inputs)
+        targets = {name: inputs[name] for name in _TARGETS}
+        outputs = self._outputs(model, inputs)
         loss = distillation_loss(
             outputs.logits,
             targets["soft_labels"],
@@ -103,6 +148,9 @@ class ContextDistillationTrainer(Trainer):
             temperature=self.args.temperature,  # type: ignore[union-attr]
         )
         return (loss, outputs) if return_outputs else loss
+
+    def _outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return model(**{name: value for name, value in inputs.items() if name not in _OTHERS})
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write what a checkpoint needs: the weights that train. The others are as they were loaded."""
@@ -128,13 +176,27 @@ def collate(
     rows: Sequence[Feature], pad: Callable[[Sequence[Feature]], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """A padded batch with its targets."""
-    inputs = [{name: value for name, value in row.items() if name not in _TARGETS} for row in rows]
+    inputs = [{name: value for name, value in row.items() if name not in _OTHERS} for row in rows]
     return {
         **pad(inputs),
         "soft_labels": torch.tensor([row["soft_labels"] for row in rows], dtype=torch.float32),
         "label": torch.tensor([row.get("label", -100) for row in rows]),
         "row_weight": torch.tensor([row.get("row_weight", 1.0) for row in rows], dtype=torch.float32),
+        "row": torch.tensor([row.get("row", -1) for row in rows]),
     }
+
+
+class _Numbered(Dataset):
+    """A data set whose rows know their place."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Feature:
+        return {**self.rows[index], "row": index}
 
 
 class BucketSampler(Sampler[int]):

@@ -1,0 +1,89 @@
+"""What makes a training lean: passes bounded by tokens, no copies in float32, attention for short queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+# Up to this length the processor's flash kernel is slower than plain products: its backward pass 5 times at
+# 64 tokens (benchmarks/attention.py), and scores of all heads are small beside the other activations.
+_SHORT = 128
+
+
+@contextmanager
+def lean(model: torch.nn.Module, *, longest: int, autocast: bool) -> Iterator[None]:
+    """Within it, a model trains without what its training does not need. Results stay the same up to rounding.
+
+    Args:
+        longest: Tokens of the longest row.
+        autocast: Whether products are done in 16 bits. Adapters then take inputs as they are: PEFT would
+            copy them to the adapters' float32 first, and autocast back, for every adapter.
+    """
+    with ExitStack() as stack:
+        if autocast:
+            stack.enter_context(_without_input_casts(model))
+        if longest <= _SHORT and next(model.parameters()).device.type == "cpu":
+            stack.enter_context(_with_attention(model, "eager"))
+        yield
+
+
+@contextmanager
+def _without_input_casts(model: torch.nn.Module) -> Iterator[None]:
+    from peft.helpers import disable_input_dtype_casting
+
+    with disable_input_dtype_casting(model):
+        yield
+
+
+@contextmanager
+def _with_attention(model: torch.nn.Module, implementation: str) -> Iterator[None]:
+    transformer = transformer_of(model)
+    # Another one was chosen on purpose, or is the only one that the model has.
+    if transformer is None or transformer.config._attn_implementation != "sdpa":
+        yield
+        return
+    transformer.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        transformer.set_attn_implementation("sdpa")
+
+
+def transformer_of(model: torch.nn.Module) -> PreTrainedModel | None:
+    """The transformers model inside adapters and heads."""
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+
+
+def passes(inputs: Mapping[str, Tensor], tokens: int) -> list[dict[str, Tensor]]:
+    """A batch in parts of at most ``tokens`` tokens with padding (or one row), whose gradients add up to its own.
+
+    Rows of similar length come together, and a part is as wide as its longest row.
+
+    Args:
+        inputs: A batch from :func:`stillshot.student.trainer.collate`, padded on the right. A loss that is the
+            mean over a batch's rows times their ``row_weight`` is the sum of its parts' losses.
+    """
+    mask = inputs["attention_mask"]
+    lengths = mask.sum(-1).flatten(1).amax(1) if mask.dim() > 2 else mask.sum(-1)
+    rows_each = mask[0].numel() // mask.shape[-1]
+    order = lengths.argsort(descending=True, stable=True).tolist()
+    parts: list[list[int]] = []
+    for row in order:
+        width = int(lengths[parts[-1][0]]) if parts else 0
+        if not parts or (len(parts[-1]) + 1) * rows_each * width > tokens:
+            parts.append([])
+        parts[-1].append(row)
+    found = []
+    for rows in parts:
+        width = int(lengths[rows[0]])
+        part = {
+            name: value[rows][..., :width] if value.shape == mask.shape else value[rows]
+            for name, value in inputs.items()
+        }
+        part["row_weight"] = part["row_weight"] * (len(rows) / len(order))
+        found.append(part)
+    return found
