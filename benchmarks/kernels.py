@@ -16,6 +16,28 @@ from stillshot.teacher.kernels import PrefixLayer, merge_with_prefix
 GROUPS, REPEATS, HEAD, ROWS, LENGTH, PREFIX = 3, 3, 64, 64, 32, 970
 
 
+def training_attention(length: int, tokens: int = 1024, heads: int = 9) -> dict[str, float]:
+    """Milliseconds of attention forward and backward in one layer: the flash kernel, and plain products."""
+    query, key, value, gradient = (
+        torch.randn(tokens // length, heads, length, HEAD).bfloat16() for _ in range(4)
+    )
+    for tensor in (query, key, value):
+        tensor.requires_grad_()
+    later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    mask = torch.zeros(length, length).masked_fill(later, torch.finfo(torch.bfloat16).min).bfloat16()
+
+    def flash() -> None:
+        output = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        output.backward(gradient)
+
+    def plain() -> None:
+        scores = query @ key.transpose(2, 3) * HEAD**-0.5 + mask
+        (scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value).backward(gradient)
+
+    seconds = interleaved({"flash": flash, "plain": plain}, rounds=15)
+    return {"length": length, **{f"{name}_ms": 1000 * taken for name, taken in seconds.items()}}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -49,7 +71,11 @@ def main() -> None:
             "products_over_bare_product": operations / seconds["products"] / machine["product_flops"],
             "products_over_flash": seconds["flash"] / seconds["products"],
         },
-        {"roofline": machine, "threads": torch.get_num_threads()},
+        {
+            "roofline": machine,
+            "threads": torch.get_num_threads(),
+            "training_attention": [training_attention(length) for length in (16, 32, 64, 128, 256, 512)],
+        },
         as_json=arguments.json,
         keep=arguments.keep,
     )

@@ -37,12 +37,12 @@ class Operations:
 
     def labelling(self, prompts: Sequence[ScoredPrompt], context_tokens: int) -> float:
         """Operations of labelling prompts that share their first tokens, the context read once."""
-        context = self._sequence(context_tokens, 0)
+        context = self.sequence(context_tokens, 0)
         return context + sum(
-            self._sequence(len(prompt.sequences[0].ids) - context_tokens, context_tokens)
-            for prompt in prompts
+            self.sequence(len(prompt.sequences[0].ids) - context_tokens, context_tokens) for prompt in prompts
         )
 
-    def _sequence(self, tokens: int, before: int) -> float:
+    def sequence(self, tokens: int, before: int) -> float:
+        """Operations of ``tokens`` tokens that follow ``before`` others."""
         pairs = tokens * before + tokens * (tokens + 1) / 2
         return self.linear * tokens + self.attention * pairs

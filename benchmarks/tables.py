@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agreement import agreement
 from measure import interleaved
 from operations import Operations
-from workload import TEACHER, Workload, prefix_tokens
+from workload import TEACHER, Workload, prefix_tokens, within
 
 from stillshot.config import DirectPattern, Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
@@ -21,7 +22,7 @@ from stillshot.prompt.writer import PromptWriter, ScoredPrompt
 from stillshot.student.saved import Student
 from stillshot.teacher import local
 from stillshot.teacher.local import LocalTeacher
-from stillshot.teacher.packing import Row
+from stillshot.teacher.packing import Row, batches, rows_of
 
 Figures = dict[str, Any]
 OPT = "random:facebook/opt-1.3b"
@@ -37,6 +38,8 @@ def all_tables(load: Workload) -> dict[str, Any]:
         ("models", by_models),
         ("answers", answering),
         ("memory", labelling_memory),
+        ("stages", stages),
+        ("agreement", agreement),
     ):
         print(f"measuring: {name}", flush=True)
         tables[name] = measure(load)
@@ -48,7 +51,7 @@ def _label(teacher: LocalTeacher, prompts: list[ScoredPrompt], tokens: list[int]
         pass
 
 
-def by_shots(load: Workload, queries: int = 512) -> list[Figures]:
+def by_shots(load: Workload, queries: int = 384) -> list[Figures]:
     """Rates by shots; the shared prefix also against its count of operations."""
     teachers = {
         m: LocalTeacher(TeacherSection(model=TEACHER, prefix=m)) for m in ("shared", "repeat", "none")
@@ -83,12 +86,12 @@ def by_queries(load: Workload, shots: int = 32) -> list[Figures]:
     teacher = LocalTeacher(TeacherSection(model=TEACHER))
     operations = Operations.of(teacher.model)
     rows = []
-    for queries in (100, 300, 1000, 3000, 10000):
+    for queries in (100, 300, 1000, 10000):
         prompts = load.prompts(shots, queries)
         tokens = prefix_tokens(prompts, load.prompts(0, 1))
         seconds = interleaved(
             {"shared": lambda prompts=prompts: _label(teacher, prompts, load.label_tokens)},
-            rounds=3 if queries <= 300 else 1,
+            rounds=3 if queries <= 1000 else 1,
         )["shared"]
         rows.append(
             {
@@ -171,14 +174,14 @@ def by_models(load: Workload, shots: int = 32) -> list[Figures]:
         teacher = LocalTeacher(TeacherSection(model=model))
         size = 320 if "tiny" in model else None
         tokens = [token % size if size else token for token in load.label_tokens]
-        prompts, alone = (_within(load.prompts(n, queries), size) for n in (shots, 0))
+        prompts, alone = (within(load.prompts(n, queries), size) for n in (shots, 0))
         seconds = interleaved(
             {
                 "shared": lambda teacher=teacher, p=prompts, t=tokens: _label(teacher, p, t),
                 "context": lambda teacher=teacher, p=prompts, t=tokens: _label(teacher, p[:1], t),
                 "zero_shot": lambda teacher=teacher, p=alone, t=tokens: _label(teacher, p, t),
             },
-            rounds=3,
+            rounds=2 if model == OPT else 3,
         )
         bound = Operations.of(teacher.model).bound(prefix_tokens(prompts, alone))
         behind = (seconds["shared"] - seconds["context"]) / queries
@@ -195,18 +198,6 @@ def by_models(load: Workload, shots: int = 32) -> list[Figures]:
             }
         )
     return rows
-
-
-def _within(prompts: list[ScoredPrompt], size: int | None) -> list[ScoredPrompt]:
-    """Prompts whose tokens a small vocabulary has."""
-    if size is None:
-        return prompts
-    return [
-        ScoredPrompt(
-            tuple(type(s)(tuple(i % size for i in s.ids), s.scored_from) for s in p.sequences), p.query_tokens
-        )
-        for p in prompts
-    ]
 
 
 def answering(load: Workload, queries: int = 256) -> list[Figures]:
@@ -268,3 +259,45 @@ def labelling_memory(load: Workload) -> list[Figures]:
             }
         )
     return rows
+
+
+def stages(load: Workload, shots: int = 32, queries: int = 512) -> list[Figures]:
+    """Operations and bytes a second of reading the context, and of queries with and without it.
+
+    Bytes are those that must be read: the weights and the context's keys and values once a batch.
+    """
+    teacher = LocalTeacher(TeacherSection(model=TEACHER))
+    prompts, alone = load.prompts(shots, queries), load.prompts(0, queries)
+    tokens, operations = prefix_tokens(prompts, alone), Operations.of(teacher.model)
+    seconds = interleaved(
+        {
+            "context": lambda: teacher._read_prefix(prompts[0].sequences[0].ids[:tokens]),
+            "queries": lambda: _label(teacher, alone, load.label_tokens),
+            "both": lambda: _label(teacher, prompts, load.label_tokens),
+        },
+        rounds=5,
+    )
+    reads = len(batches(rows_of(alone, 0, share=True), TeacherSection(model=TEACHER).batch_tokens))
+    inner = teacher.model.base_model
+    weights = sum(p.numel() * p.element_size() for n, p in inner.named_parameters() if "embed" not in n)
+    config = teacher.model.config
+    kept = 2 * 2 * tokens * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    work = {
+        "context read": (seconds["context"], operations.sequence(tokens, 0), weights + kept),
+        "queries alone": (seconds["queries"], operations.labelling(alone, 0), reads * weights),
+        "queries behind the context": (
+            seconds["both"] - seconds["context"],
+            operations.labelling(prompts, tokens) - operations.sequence(tokens, 0),
+            reads * (weights + kept),
+        ),
+    }
+    return [
+        {
+            "stage": name,
+            "seconds": taken,
+            "operations": count,
+            "operations_per_s": count / taken,
+            "bytes_per_s": size / taken,
+        }
+        for name, (taken, count, size) in work.items()
+    ]

@@ -9,6 +9,7 @@ All runs of a table are in one process and interleaved; figures are ratios of me
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from typing import Any
 
@@ -85,6 +86,12 @@ def main_ratios(load: Workload, model: str, queries: int, rounds: int, budget: f
     }
 
 
+def off_count(rows: list[dict[str, Any]]) -> float:
+    """By how much, at most, the rate of operations in a row of a table is off that of all rows."""
+    rates = [row["operations_per_s"] for row in rows]
+    return max(abs(rate / statistics.median(rates) - 1) for rate in rates)
+
+
 def main() -> None:
     """Parse arguments, measure, print."""
     parser = argparse.ArgumentParser(
@@ -107,7 +114,10 @@ def main() -> None:
         "roofline": roofline(torch.bfloat16),
     }
     if not arguments.quick:
-        details["tables"] = all_tables(load)
+        details["tables"] = tables = all_tables(load)
+        with_context = [row for row in tables["shots"] if row["shots"]]
+        figures["shots_off_operation_count"] = off_count(with_context)
+        figures["queries_off_operation_count"] = off_count(tables["queries"])
     details["seconds"] = time.perf_counter() - started
     finish("teacher", figures, details, as_json=arguments.json, keep=arguments.keep)
 

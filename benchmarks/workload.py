@@ -69,3 +69,15 @@ class Workload:
 def prefix_tokens(prompts: list[ScoredPrompt], alone: list[ScoredPrompt]) -> int:
     """Tokens that a context adds to a prompt."""
     return len(prompts[0].sequences[0].ids) - len(alone[0].sequences[0].ids)
+
+
+def within(prompts: list[ScoredPrompt], size: int | None) -> list[ScoredPrompt]:
+    """Prompts whose tokens a small vocabulary has."""
+    if size is None:
+        return prompts
+    return [
+        ScoredPrompt(
+            tuple(type(s)(tuple(i % size for i in s.ids), s.scored_from) for s in p.sequences), p.query_tokens
+        )
+        for p in prompts
+    ]

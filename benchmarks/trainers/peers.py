@@ -53,13 +53,17 @@ def supervised(job: dict[str, Any], turns: Turns) -> None:
 
 
 def self_distillation(job: dict[str, Any], turns: Turns) -> None:
-    """``SDFTTrainer``, with the context in the teacher's prompt alone."""
+    """``SDFTTrainer``, with the context in the teacher's prompt alone.
+
+    One completion of one token a row (its default is 8 completions), which is what a label needs.
+    """
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
     rows = [{"prompt": row["prompt"], "privileged_context": job["context"]} for row in job["rows"]]
     with tempfile.TemporaryDirectory() as folder:
         arguments = SDFTConfig(
             **shared_arguments(job, folder),
+            num_generations=1,
             max_completion_length=1,
             max_prompt_length=None,
             teacher_prompt_template="{privileged_context}{prompt}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,23 @@ import numpy as np
 import pytest
 import torch
 from doubles import SENTIMENT, all_scores, context, review, reviews
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from stillshot.config import Prompt
 from stillshot.config import Teacher as TeacherSection
 from stillshot.errors import ModelError, WorkError
 from stillshot.models.random_weights import random_tokenizer
-from stillshot.prompt.writer import Kind, PromptWriter
+from stillshot.prompt.writer import Kind, PromptWriter, ScoredPrompt, ScoredSequence
 from stillshot.teacher import attention
 from stillshot.teacher.kernels import PrefixLayer
 from stillshot.teacher.local import LocalTeacher
@@ -144,6 +154,58 @@ def test_prefix_modes_and_batch_sizes_agree(lively: Lively, model: str, seed: in
             assert_same(scores, read_in_full)
 
 
+@given(data=st.data())
+@pytest.mark.parametrize("model", MODELS)
+def test_any_prefix_length_and_batch_gives_the_scores_of_reading_in_full(
+    lively: Lively, model: str, data: st.DataObject
+) -> None:
+    """Prompts of random tokens; the prefix takes any length from none to what the window leaves."""
+    folder = lively(model)
+    in_full, shared = (kept_teacher(folder, mode) for mode in ("none", "shared"))
+    rng = random.Random(data.draw(st.integers(0, 2**32), label="tokens"))
+    own = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=9), label="own lengths")
+    prefix_length = data.draw(st.integers(0, in_full.window - max(own)), label="prefix length")
+    rows_each = data.draw(st.integers(1, 3), label="sequences a prompt")
+    shared._settings = shared._settings.model_copy(
+        update={"batch_tokens": data.draw(st.integers(1, 400), label="batch tokens")}
+    )
+    drawn = partial(rng.choices, range(10, 300))
+    start = drawn(k=prefix_length)
+    prompts = []
+    for length in own:
+        sequences = [tuple(start + drawn(k=length)) for _ in range(rows_each)]
+        if rows_each == 1:  # scored at label tokens, behind the last
+            scored = [ScoredSequence(sequences[0], len(sequences[0]))]
+        else:
+            scored = [
+                ScoredSequence(ids, max(1, rng.randint(prefix_length, len(ids) - 1))) for ids in sequences
+            ]
+        prompts.append(ScoredPrompt(tuple(scored), length))
+    tokens = [20, 30, 40] if rows_each == 1 else None
+    if tokens is None and prefix_length == 0 and min(own) == 1:
+        return  # nothing comes before the only token
+    found, expected = (all_scores(teacher, prompts, tokens) for teacher in (shared, in_full))
+    assert_same(centred(found), centred(expected))
+
+
+@cache
+def kept_teacher(folder: str, mode: Any) -> LocalTeacher:
+    return teacher_of(folder, prefix=mode)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_without_a_tree_the_scores_are_the_same(
+    lively: Lively, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """One row a sequence, as on accelerators, whose kernels take no masks."""
+    teacher, shown, queries = teacher_of(lively(model)), context(4), reviews(7, seed=3)
+    asked = [(kind, pattern) for kind, pattern in ASKED if (kind, pattern) != ("direct", "yes-no")]
+    as_tree = [scores_of(teacher, kind, pattern, shown, queries) for kind, pattern in asked]
+    monkeypatch.setattr(LocalTeacher, "_shares_queries", False)
+    for (kind, pattern), expected in zip(asked, as_tree, strict=True):
+        assert_same(scores_of(teacher, kind, pattern, shown, queries), expected)
+
+
 @pytest.mark.parametrize("mode", ["none", "repeat", "shared"])
 @pytest.mark.parametrize(("kind", "pattern"), ASKED)
 def test_company_and_order_of_queries_do_not_matter(
@@ -238,6 +300,23 @@ def test_a_sliding_window_is_served_without_the_shared_prefix(tmp_path: Path) ->
     assert_same(scores_of(teacher, "direct", "yes-no", shown, queries), expected)
     in_full = teacher_of(folder, prefix="none")
     assert_same(scores_of(in_full, "direct", "yes-no", shown, queries), expected)
+
+
+def test_a_recurrent_model_is_read_in_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = str(tmp_path / "mamba")
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=320, hidden_size=16, state_size=4, num_hidden_layers=2)
+    MambaForCausalLM(config).save_pretrained(folder)
+    random_tokenizer("tiny-llama").save_pretrained(folder)
+    for mode in ("shared", "repeat"):
+        with pytest.raises(ModelError, match=f"prefix {mode} does not serve.*auto or none"):
+            teacher_of(folder, prefix=mode)
+    teacher, shown, queries = teacher_of(folder), context(2), reviews(3, seed=3)
+    assert teacher.prefix_mode == "none"
+    teacher_of(folder)
+    assert caplog.text.count("read again for every query") == 1  # said once
+    expected = plain_direct(folder, "yes-no", shown, queries, bos=False)
+    assert_same(scores_of(teacher, "direct", "yes-no", shown, queries), expected)
 
 
 def test_known_positions_do_not_change_what_is_computed(lively: Lively) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-# Up to this length the processor's flash kernel is slower than plain products: its backward pass 5 times at
-# 64 tokens (benchmarks/attention.py), and scores of all heads are small beside the other activations.
+# Up to this length the processor's flash kernel is several times slower than plain products
+# (benchmarks/kernels.py), and the scores of all heads are small beside the other activations.
 _SHORT = 128
 
 

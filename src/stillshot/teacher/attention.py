@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 from transformers.masking_utils import AttentionMaskInterface
 
 from stillshot.teacher.kernels import PrefixLayer, attention_with_lse, merge_with_prefix
@@ -64,6 +65,16 @@ def supports(config: Any) -> bool:
     )
     rescaled = getattr(text, "scale_attn_by_inverse_layer_idx", False)
     return text.model_type in SUPPORTED_MODEL_TYPES and not sliding and not rescaled
+
+
+def can_repeat(config: Any) -> bool:
+    """Whether a prefix can be kept as keys and values alone, and so be copied to every row of a batch."""
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    layers = DynamicCache(config=config).layers
+    return not getattr(kind, "_is_stateful", False) and all(
+        isinstance(layer, DynamicLayer) and not isinstance(layer, LinearAttentionCacheLayerMixin)
+        for layer in layers
+    )
 
 
 def shared_prefix_attention(

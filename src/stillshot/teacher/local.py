@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from stillshot.teacher.protocol import ModelLike
 
 logger = logging.getLogger(__name__)
 PrefixMode = Literal["shared", "repeat", "none"]
+_MODES: tuple[PrefixMode, ...] = ("shared", "repeat", "none")  # the fastest first
 
 
 class LocalTeacher:
@@ -110,16 +111,21 @@ class LocalTeacher:
         return self.prefix_mode == "shared" and self.model.device.type == "cpu"
 
     def _choose_prefix_mode(self) -> PrefixMode:
-        asked = self._settings.prefix
+        asked, kind = self._settings.prefix, self._config.model_type
+        able = {
+            "shared": attention.supports(self._config),
+            "repeat": attention.can_repeat(self._config),
+            "none": True,
+        }
+        best = next(mode for mode in _MODES if able[mode])
         if asked == "auto":
-            if attention.supports(self._config):
-                return "shared"
-            logger.info("%s: the shared prefix falls back to a repeated cache.", self._settings.model)
-            return "repeat"
-        if asked == "shared" and not attention.supports(self._config):
+            if best != "shared":
+                _say_fallback(self._settings.model, kind, best)
+            return best
+        if not able[asked]:
             raise ModelError(
-                f"{self._settings.model} ({self._config.model_type}) has an attention that a shared prefix does "
-                "not serve. Set teacher.prefix to auto or repeat."
+                f"{self._settings.model} ({kind}) has an attention that teacher.prefix {asked} does not serve. "
+                f"Set it to auto or {best}."
             )
         return asked
 
@@ -160,6 +166,17 @@ class LocalTeacher:
         found = token_log_probabilities(self.model, states, batch.targets.to(states.device))
         total = torch.zeros(batch.num_sequences, device=states.device)
         return total.index_add(0, batch.owners.to(states.device), found)
+
+
+@cache
+def _say_fallback(model: str, kind: str, mode: PrefixMode) -> None:
+    how = "copied to every query" if mode == "repeat" else "read again for every query"
+    logger.warning(
+        "%s (%s) has an attention that a shared prefix does not serve: the context is %s, which is slower.",
+        model,
+        kind,
+        how,
+    )
 
 
 def common_prefix_length(sequences: Sequence[ScoredSequence]) -> int:
