@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -86,6 +87,7 @@ def _child(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, .
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
+    logging.getLogger("stillshot").setLevel(logging.ERROR)  # a run's check has said what is to be said once
     last = (0, 0)
 
     def report(what: str, done: int, total: int) -> None:
