@@ -32,6 +32,7 @@ from stillshot.models.resolve import resolve_model
 from stillshot.teacher.local import LocalTeacher
 
 FOLDER = Path(__file__).parent
+QUERIES, EPOCHS = 96, 3
 PEERS = Path(os.environ.get("STILLSHOT_PEERS", FOLDER.parent / ".venv-peers")) / "bin/python"
 
 
@@ -92,7 +93,7 @@ class Trainer:
 def compare(
     trainers: dict[str, dict[str, Any]], job: dict[str, Any], tokens: int, epochs: int
 ) -> dict[str, dict[str, float]]:
-    """Tokens a second (medians over epochs) and peak memory of each trainer, their epochs interleaved."""
+    """Tokens of prompts a second (medians over epochs) and peak memory of each trainer, their epochs interleaved."""
     with tempfile.TemporaryDirectory() as name:
         running: list[Trainer] = []
         try:
@@ -119,6 +120,13 @@ def compare(
             flush=True,
         )
     return found
+
+
+def peer_versions() -> dict[str, str]:
+    """Versions of what we compare with."""
+    code = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in %r}))"
+    names = ("trl", "transformers", "peft", "torch")
+    return json.loads(subprocess.check_output([str(PEERS), "-c", code % (names,)], text=True))
 
 
 def over(found: dict[str, dict[str, float]], ours: str, peer: str) -> tuple[float, float]:
@@ -154,21 +162,29 @@ def job_of(load: Workload, queries: int, batch_size: int) -> tuple[dict[str, Any
     return job, tokens
 
 
+BF16 = {"model_init_kwargs": {"dtype": "bfloat16"}}  # as ours keeps weights that do not train
 GROUPED = {"train_sampling_strategy": "group_by_length"}
 LORA: dict[str, dict[str, Any]] = {
     "stillshot": {},
-    "trl SFTTrainer": {"trainer": "sft"},
-    "trl SFTTrainer, grouped by length": {"trainer": "sft", "arguments": GROUPED},
-    "trl SFTTrainer, no checkpointing": {"trainer": "sft", "arguments": {"gradient_checkpointing": False}},
+    "trl SFTTrainer": {"trainer": "sft", "arguments": BF16},
+    "trl SFTTrainer, grouped by length": {"trainer": "sft", "arguments": {**BF16, **GROUPED}},
+    "trl SFTTrainer, grouped, no checkpointing": {
+        "trainer": "sft",
+        "arguments": {**BF16, **GROUPED, "gradient_checkpointing": False},
+    },
+    "trl SFTTrainer, float32 weights (its default)": {"trainer": "sft"},
     "plain loop, whole vocabulary": {"trainer": "plain"},
 }
-FULL = {name: {**LORA[name], "tuning": "full"} for name in ("stillshot", "trl SFTTrainer")}
+FULL: dict[str, dict[str, Any]] = {
+    "stillshot": {"tuning": "full"},
+    "trl SFTTrainer": {"trainer": "sft", "tuning": "full"},
+}
 PARTS: dict[str, dict[str, Any]] = {
-    "stillshot, last 10 layers": {"layers": 10},
-    "stillshot, whole batch in one pass": {"arguments": {"pass_tokens": 10**9}},
-    "stillshot, gradient checkpointing": {"arguments": {"gradient_checkpointing": True}},
-    "stillshot, layers compiled": {"compile": True},
-    "stillshot, BitFit of opt-125m": {"tuning": "bitfit", "student": "random:facebook/opt-125m"},
+    "stillshot": {},
+    "whole batch in one pass": {"arguments": {"pass_tokens": 10**9}},
+    "gradient checkpointing": {"arguments": {"gradient_checkpointing": True}},
+    "layers compiled": {"compile": True},
+    "adapters in the last 10 layers, epochs after the first": {"layers": 10},
 }
 
 
@@ -177,13 +193,16 @@ def distillation(load: Workload, queries: int = 16, shots: int = 32) -> dict[str
     job, tokens = job_of(load, queries, batch_size=16)
     prompts = load.prompts(shots, queries)
     query = job["rows"][0]["prompt"]
-    context = load.encoder.tokenizer.decode(prompts[0].sequences[0].ids).removesuffix(query)
+    whole = load.encoder.tokenizer.decode(prompts[0].sequences[0].ids)
+    assert whole.endswith(query)
+    context = whole.removesuffix(query)
     teacher = LocalTeacher(TeacherSection(model=TEACHER))
     labelling = interleaved({"label": lambda: list(teacher.score(prompts, load.label_tokens))}, rounds=3)[
         "label"
     ]
-    trainers = {"stillshot": {}, "trl SDFTTrainer": {"trainer": "sdft", "context": context}}
-    rates = compare(trainers, job, tokens, epochs=1)
+    peer = {"trainer": "sdft", "context": context, "arguments": BF16}
+    trainers = {"stillshot": {}, "trl SDFTTrainer": peer}
+    rates = compare(trainers, job, tokens, epochs=EPOCHS)
     ours, theirs = (tokens / rates[name]["tokens_per_s"] for name in trainers)
     return {
         "queries": queries,
@@ -222,30 +241,31 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     load = Workload.read()
-    job, tokens = job_of(load, queries=128, batch_size=16)
+    job, tokens = job_of(load, QUERIES, batch_size=16)
     chosen = dict(list(LORA.items())[:2]) if arguments.quick else LORA
-    lora = compare(chosen, job, tokens, epochs=3 if arguments.quick else 2)
+    lora = compare(chosen, job, tokens, epochs=EPOCHS)
     figures = {}
     figures["lora_tokens_per_s_over_trl"], figures["lora_peak_memory_over_trl"] = over(
         lora, "stillshot", "trl SFTTrainer"
     )
     details: dict[str, Any] = {
         "task": load.task.name,
-        "queries": 128,
+        "queries": QUERIES,
         "tokens": tokens,
         "batch_size": 16,
         "lora": lora,
     }
     if not arguments.quick:
-        details["full"] = full = compare(FULL, job, tokens, epochs=2)
+        details["full"] = full = compare(FULL, job, tokens, epochs=EPOCHS)
         figures["full_tokens_per_s_over_trl"], figures["full_peak_memory_over_trl"] = over(
             full, "stillshot", "trl SFTTrainer"
         )
-        details["parts"] = compare(PARTS, job, tokens, epochs=2)
+        details["parts"] = compare(PARTS, job, tokens, epochs=EPOCHS)
         both = {"training, adapters": lora["stillshot"], "training, all weights": full["stillshot"]}
         details["stages"], details["roofline"] = stages(both, tokens), roofline(torch.bfloat16)
         details["distillation"] = distilled = distillation(load)
         figures["distillation_over_trl"] = distilled["over_trl"]
+    details["peers"] = peer_versions()
     details["seconds"] = time.perf_counter() - started
     finish("training", figures, details, as_json=arguments.json, keep=arguments.keep)
 

@@ -215,13 +215,13 @@ def roofline() -> str:
 
 
 def trainers(part: str) -> Callable[[], str]:
-    """Rows of trainers, the second of which is what the first is compared with."""
+    """Rows of trainers, against TRL's where there is one, else against the first."""
 
     def rows() -> str:
         kept = record("training")[part]
-        base = kept.get("trl SFTTrainer") or record("training")["lora"]["stillshot"]
+        base = kept.get("trl SFTTrainer", kept["stillshot"])
         return table(
-            "trainer | tokens/s | ratio | peak memory, MiB | ratio",
+            "trainer | prompt tokens/s | ratio | peak memory, MiB | ratio",
             [
                 [
                     name,

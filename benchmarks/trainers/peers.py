@@ -5,6 +5,7 @@ Runs in an environment of its own; it knows nothing of Stillshot.
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from typing import Any
 
@@ -57,7 +58,7 @@ def self_distillation(job: dict[str, Any], turns: Turns) -> None:
 
     One completion of one token a row (its default is 8 completions), which is what a label needs.
     """
-    from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+    from trl.experimental.sdft import SDFTConfig, SDFTTrainer  # loaded before memory is counted
 
     rows = [{"prompt": row["prompt"], "privileged_context": job["context"]} for row in job["rows"]]
     with tempfile.TemporaryDirectory() as folder:
@@ -113,4 +114,6 @@ def plain(job: dict[str, Any], turns: Turns) -> None:
 if __name__ == "__main__":
     todo = read_job()
     torch.set_num_threads(todo["threads"])
+    if todo["trainer"] == "sdft":
+        importlib.import_module("trl.experimental.sdft.sdft_trainer")
     {"sft": supervised, "sdft": self_distillation, "plain": plain}[todo["trainer"]](todo, Turns())

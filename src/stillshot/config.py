@@ -216,8 +216,8 @@ class Teacher(Section):
 class Lora(Section):
     """Low-rank adaptation (Hu et al. 2022), in the terms of ``peft.LoraConfig``.
 
-    ``layers`` adapts the last so many layers alone: the backward pass ends where the adapters do, which on
-    a processor saves up to half of a training's time. Null adapts all.
+    ``layers`` adapts the last so many layers alone: the backward pass ends where the adapters do, and what
+    the layers below give is computed once (without dropout) for all epochs. Null adapts all.
     """
 
     rank: PositiveInt = 8

@@ -53,6 +53,13 @@ def test_the_recipe_shown_in_the_readme_is_valid_and_part_of_the_laptop_recipe(t
     assert {line.split("#")[0].strip() for line in block.splitlines()} <= kept
 
 
+def test_benchmark_tables_are_those_of_the_records() -> None:
+    tools = runpy.run_path(str(ROOT / "tools" / "benchmark_tables.py"))
+    page = tools["PAGE"].read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- benchmark: (\w+) -->", page)) == set(tools["TABLES"])
+    assert tools["filled"](page) == page
+
+
 @pytest.mark.parametrize("name", ["README.md", "EXPERIMENTS.md"])
 def test_result_tables_are_those_of_the_records(name: str) -> None:
     filled = runpy.run_path(str(ROOT / "tools" / "result_tables.py"))["filled"]

@@ -1,7 +1,7 @@
 """States of a student's frozen lower layers, computed once for all epochs.
 
 Where adapters sit in the last layers alone, what goes into the first of these never changes. It is computed
-once, in evaluation mode, and stands in for the lower layers' work in every epoch.
+once, and stands in for the lower layers' work in every epoch.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class FrozenStates:
     Args:
         layers: The frozen layers, lowest first.
         lengths: Tokens of each row without padding (of its longest sequence, if it has several).
-        forward: A pass through the model with the rows at some positions, in evaluation mode.
+        forward: Logits of the rows at some positions, from a pass through the model in evaluation mode.
     """
 
     def __init__(
-        self, layers: Sequence[nn.Module], lengths: Sequence[int], forward: Callable[[list[int]], object]
+        self, layers: Sequence[nn.Module], lengths: Sequence[int], forward: Callable[[list[int]], Tensor]
     ) -> None:
         *self._skipped, self._last = layers
         self._lengths, self._forward = lengths, forward
@@ -46,28 +46,38 @@ class FrozenStates:
 
     @classmethod
     def of(
-        cls, model: nn.Module, lengths: Sequence[int], forward: Callable[[list[int]], object]
+        cls, model: nn.Module, lengths: Sequence[int], forward: Callable[[list[int]], Tensor]
     ) -> Self | None:
-        """For a model and its training set; ``None`` where no layers are frozen, or their states too large."""
+        """For a model and its training set.
+
+        ``None`` where no layers are frozen, their states are too large, or the model's layers are not a plain
+        chain (they pass on more than one tensor): a first group is tried, and must give the same logits.
+        """
         layers = frozen_layers(model)
         if not layers or not lengths:
             return None
         states = cls(layers, lengths, forward)
-        states._record(states._groups[0])
-        some = states._states[states._groups[0][0]]
+        rows = states._groups[0]
+        width = max(lengths[row] for row in rows)
+        with torch.no_grad():
+            expected = forward(rows)
+            try:
+                with states.replayed(rows, width):
+                    found = forward(rows)
+            except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+                logger.info("The states of frozen layers cannot be kept: %s", error)
+                return None
+        some = states._states[rows[0]]
         size = sum(lengths) * some.nbytes // some.shape[1]
-        if size > _LIMIT_BYTES:
-            logger.info(
-                "The states of %d frozen layers would take %.1f GB, so they are not kept.",
-                len(layers),
-                size / 1e9,
-            )
+        if size > _LIMIT_BYTES or not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
             return None
         return states
 
     @torch.no_grad()
     def _record(self, rows: list[int]) -> None:
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
+            if not isinstance(output, Tensor) or output.dim() != 3:
+                raise TypeError("a layer gives more than its states")
             for row, states in zip(rows, output.unflatten(0, (len(rows), -1)), strict=True):
                 self._states[row] = states[:, : self._lengths[row]].cpu().clone()
             raise _Known
@@ -96,14 +106,18 @@ class FrozenStates:
         def known(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
             return states.flatten(0, 1).to(hidden.device)
 
+        layers = [*self._skipped, self._last]
+        before = [vars(layer).get("forward") for layer in layers]
         try:
             for layer in self._skipped:
                 layer.forward = passed_on
             self._last.forward = known
             yield
         finally:
-            for layer in (*self._skipped, self._last):
+            for layer, forward in zip(layers, before, strict=True):
                 del layer.forward
+                if forward is not None:
+                    layer.forward = forward
 
 
 class _Known(Exception):  # noqa: N818 (it ends a pass early and is no error)
@@ -113,15 +127,44 @@ class _Known(Exception):  # noqa: N818 (it ends a pass early and is no error)
 def frozen_layers(model: nn.Module) -> list[nn.Module]:
     """The lowest layers that nothing trainable comes before or lies in; none if that cannot be told."""
     transformer = transformer_of(model)
-    if transformer is None:
+    layers = None if transformer is None else _layers(transformer)
+    if transformer is None or layers is None:
         return []
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    inside = {id(parameter) for parameter in layers.parameters()}
+    below = {id(parameter) for parameter in transformer.base_model.parameters()} - inside
+    # What trains beside the layers may come before them, except in the transformer's own head.
+    if trained & below or not trained <= {id(parameter) for parameter in transformer.parameters()}:
+        return []
+    trains = [any(id(p) in trained for p in layer.parameters()) for layer in layers]
+    return list(layers)[: trains.index(True)] if any(trains) else list(layers)
+
+
+@contextmanager
+def frozen_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Within it, frozen layers and what lies below them have no dropout, whether their states are kept or not."""
+    frozen, transformer = frozen_layers(model), transformer_of(model)
+    if not frozen or transformer is None:
+        yield
+        return
+    base, layers = transformer.base_model, _layers(transformer)
+    assert layers is not None
+    above = list(layers)[len(frozen) :]
+
+    def settle(*_: object) -> None:
+        if base.training:
+            base.eval()
+            for layer in above:
+                layer.train()
+
+    hook = base.register_forward_pre_hook(settle)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _layers(transformer: Any) -> nn.ModuleList | None:
     count = transformer.config.get_text_config().num_hidden_layers
     stacks = [m for m in transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if len(stacks) != 1:
-        return []
-    (layers,) = stacks
-    inside = {id(parameter) for parameter in layers.parameters()}
-    if any(p.requires_grad and id(p) not in inside for p in transformer.base_model.parameters()):
-        return []
-    trains = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
-    return list(layers)[: trains.index(True)] if any(trains) else list(layers)
+    return stacks[0] if len(stacks) == 1 else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -15,28 +15,34 @@ _SHORT = 128
 
 
 @contextmanager
-def lean(model: torch.nn.Module, *, longest: int, autocast: bool) -> Iterator[None]:
+def lean(model: torch.nn.Module, *, longest: int, autocast: bool, on_cpu: bool) -> Iterator[None]:
     """Within it, a model trains without what its training does not need. Results stay the same up to rounding.
 
     Args:
         longest: Tokens of the longest row.
         autocast: Whether products are done in 16 bits. Adapters then take inputs as they are: PEFT would
             copy them to the adapters' float32 first, and autocast back, for every adapter.
+        on_cpu: Whether it trains on the processor.
     """
     with ExitStack() as stack:
         if autocast:
             stack.enter_context(_without_input_casts(model))
-        if longest <= _SHORT and next(model.parameters()).device.type == "cpu":
+        if on_cpu and longest <= _SHORT:
             stack.enter_context(_with_attention(model, "eager"))
         yield
 
 
 @contextmanager
 def _without_input_casts(model: torch.nn.Module) -> Iterator[None]:
-    from peft.helpers import disable_input_dtype_casting
-
-    with disable_input_dtype_casting(model):
+    # `peft.helpers.disable_input_dtype_casting` stops at adapters that have no such switch.
+    adapters = [m for m in model.modules() if getattr(m, "cast_input_dtype_enabled", False)]
+    try:
+        for adapter in adapters:
+            adapter.cast_input_dtype_enabled = False  # type: ignore[assignment]
         yield
+    finally:
+        for adapter in adapters:
+            adapter.cast_input_dtype_enabled = True  # type: ignore[assignment]
 
 
 @contextmanager
@@ -58,7 +64,7 @@ def transformer_of(model: torch.nn.Module) -> PreTrainedModel | None:
     return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
 
 
-def passes(inputs: Mapping[str, Tensor], tokens: int) -> list[dict[str, Tensor]]:
+def passes(inputs: Mapping[str, Tensor], tokens: int, whole: Collection[str]) -> list[dict[str, Tensor]]:
     """A batch in parts of at most ``tokens`` tokens with padding (or one row), whose gradients add up to its own.
 
     Rows of similar length come together, and a part is as wide as its longest row.
@@ -66,6 +72,7 @@ def passes(inputs: Mapping[str, Tensor], tokens: int) -> list[dict[str, Tensor]]
     Args:
         inputs: A batch from :func:`stillshot.student.trainer.collate`, padded on the right. A loss that is the
             mean over a batch's rows times their ``row_weight`` is the sum of its parts' losses.
+        whole: Names of what has no tokens, and is never cut.
     """
     mask = inputs["attention_mask"]
     lengths = mask.sum(-1).flatten(1).amax(1) if mask.dim() > 2 else mask.sum(-1)
@@ -81,7 +88,7 @@ def passes(inputs: Mapping[str, Tensor], tokens: int) -> list[dict[str, Tensor]]
     for rows in parts:
         width = int(lengths[rows[0]])
         part = {
-            name: value[rows][..., :width] if value.shape == mask.shape else value[rows]
+            name: value[rows][..., :width] if name not in whole and value.shape == mask.shape else value[rows]
             for name, value in inputs.items()
         }
         part["row_weight"] = part["row_weight"] * (len(rows) / len(order))

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from stillshot.student.features import Feature
-from stillshot.student.frozen import FrozenStates
+from stillshot.student.frozen import FrozenStates, frozen_in_evaluation
 from stillshot.student.lean import lean, passes
 from stillshot.student.losses import distillation_loss
 
@@ -61,7 +61,7 @@ class ContextDistillationTrainer(Trainer):
     are over the label set, so no vocabulary-wide tensor is built, and any teacher can teach any student.
 
     Training is lean (:mod:`stillshot.student.lean`), and layers below all that trains run once for each row
-    (:mod:`stillshot.student.frozen`).
+    without dropout (:mod:`stillshot.student.frozen`).
 
     Other arguments are those of ``transformers.Trainer``; with ``peft_config`` the model is wrapped first.
 
@@ -103,35 +103,45 @@ class ContextDistillationTrainer(Trainer):
         # The loss is a mean over rows: accumulated batches are averaged, not divided by a count of tokens.
         self.model_accepts_loss_kwargs = False
         self._frozen: FrozenStates | None = None
+        self._frozen_is_known = False
 
     def train(self, *args: Any, **settings: Any) -> Any:
         """See ``transformers.Trainer.train``."""
+        longest = max((row["length"] for row in self.train_dataset), default=0)  # type: ignore[union-attr]
+        half, on_cpu = self.args.bf16 or self.args.fp16, self.args.device.type == "cpu"
+        self._frozen_is_known = False
         model: Any = self.model
-        rows: Any = self.train_dataset
-        lengths = [row["length"] for row in rows]
-
-        def forward(positions: list[int]) -> None:
-            inputs = collate([rows[position] for position in positions], self._pad)
-            model.eval()
-            with self.compute_loss_context_manager():
-                self._outputs(model, self._prepare_inputs(inputs))
-
-        with lean(model, longest=max(lengths, default=0), autocast=self.args.bf16 or self.args.fp16):
-            if self.args.world_size == 1 and self.args.n_gpu <= 1:
-                self._frozen = FrozenStates.of(model, lengths, forward)
-            return super().train(*args, **settings)
+        try:
+            with lean(model, longest=longest, autocast=half, on_cpu=on_cpu), frozen_in_evaluation(model):
+                return super().train(*args, **settings)
+        finally:
+            self._frozen = None
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One batch's loss and gradients, in passes of at most ``args.pass_tokens`` tokens."""
-        # DeepSpeed counts backward passes to know when a step is due.
-        limit = None if self.is_deepspeed_enabled else self.args.pass_tokens  # type: ignore[union-attr]
+        # Several processes must do the same passes, and DeepSpeed counts them to know when a step is due.
+        alone = self.args.world_size == 1 and self.args.n_gpu <= 1 and not self.is_deepspeed_enabled
+        limit = self.args.pass_tokens if alone else None  # type: ignore[union-attr]
+        if alone and not self._frozen_is_known:
+            self._frozen_is_known = True
+            self._frozen = self._frozen_states(model)
         losses = []
-        for part in passes(inputs, limit) if limit else [inputs]:
+        for part in passes(inputs, limit, _OTHERS) if limit else [inputs]:
             width = part["attention_mask"].shape[-1]
             known = self._frozen.replayed(part["row"].tolist(), width) if self._frozen else nullcontext()
             with known:
                 losses.append(super().training_step(model, part, num_items_in_batch))
         return torch.stack(losses).sum()
+
+    def _frozen_states(self, model: Any) -> FrozenStates | None:
+        rows: Any = self.train_dataset
+
+        def forward(positions: list[int]) -> Tensor:
+            model.eval()
+            inputs = collate([rows[position] for position in positions], self._pad)
+            return self._outputs(model, self._prepare_inputs(inputs)).logits  # type: ignore[arg-type]
+
+        return FrozenStates.of(model, [row["length"] for row in rows], forward)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, DynamicCache
-from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.masking_utils import AttentionMaskInterface
 
 from stillshot.teacher.kernels import PrefixLayer, attention_with_lse, merge_with_prefix
@@ -71,10 +71,8 @@ def can_repeat(config: Any) -> bool:
     """Whether a prefix can be kept as keys and values alone, and so be copied to every row of a batch."""
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     layers = DynamicCache(config=config).layers
-    return not getattr(kind, "_is_stateful", False) and all(
-        isinstance(layer, DynamicLayer) and not isinstance(layer, LinearAttentionCacheLayerMixin)
-        for layer in layers
-    )
+    plain = {DynamicLayer, DynamicSlidingWindowLayer}  # others keep more than keys and values
+    return not getattr(kind, "_is_stateful", False) and all(type(layer) in plain for layer in layers)
 
 
 def shared_prefix_attention(

@@ -111,13 +111,14 @@ class LocalTeacher:
         return self.prefix_mode == "shared" and self.model.device.type == "cpu"
 
     def _choose_prefix_mode(self) -> PrefixMode:
-        asked, kind = self._settings.prefix, self._config.model_type
-        able = {
+        asked = self._settings.prefix
+        kind = self._config.model_type
+        able: dict[PrefixMode, bool] = {
             "shared": attention.supports(self._config),
             "repeat": attention.can_repeat(self._config),
             "none": True,
         }
-        best = next(mode for mode in _MODES if able[mode])
+        best: PrefixMode = next(mode for mode in _MODES if able[mode])
         if asked == "auto":
             if best != "shared":
                 _say_fallback(self._settings.model, kind, best)
