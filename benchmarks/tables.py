@@ -51,7 +51,7 @@ def _label(teacher: LocalTeacher, prompts: list[ScoredPrompt], tokens: list[int]
         pass
 
 
-def by_shots(load: Workload, queries: int = 384) -> list[Figures]:
+def by_shots(load: Workload, queries: int = 256) -> list[Figures]:
     """Rates by shots; the shared prefix also against its count of operations."""
     teachers = {
         m: LocalTeacher(TeacherSection(model=TEACHER, prefix=m)) for m in ("shared", "repeat", "none")
@@ -104,7 +104,7 @@ def by_queries(load: Workload, shots: int = 32) -> list[Figures]:
     return rows
 
 
-def by_labels(load: Workload, shots: int = 16, queries: int = 64) -> list[Figures]:
+def by_labels(load: Workload, shots: int = 16, queries: int = 32) -> list[Figures]:
     """Label words of several tokens: the query read once for all of them, and once a label."""
     teacher = LocalTeacher(TeacherSection(model=TEACHER))
     rows = []
