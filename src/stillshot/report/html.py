@@ -15,16 +15,24 @@ from stillshot.errors import WorkError
 from stillshot.evaluate.records import Results
 from stillshot.report import names
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
+from stillshot.report.drawing import Drawing, Plan, write_drawings
 from stillshot.report.examples import choose_examples
-from stillshot.report.figures import Drawing, write_figures
+from stillshot.report.figures import accuracy_figure, confusion_figure, cost_figure
 from stillshot.report.folder import read_recipe_text, read_results
+from stillshot.report.grid_figures import (
+    methods_accuracy_figure,
+    methods_cost_figure,
+    students_accuracy_figure,
+    students_cost_figure,
+)
 from stillshot.report.narrative import tell
+from stillshot.report.paper import Paper, is_paper_setting, read_paper
 from stillshot.report.tables import comparison_table, differences_table, failures_table
 
 _REFERENCE = re.compile(r"#([\w.-]+)")
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, *, paper: bool = False) -> Path:
     """Write ``report.html`` and ``figures/*.svg|png`` into a run folder from its records.
 
     The same records give the same bytes. Only the folder is read; whatever optional part it lacks
@@ -32,6 +40,7 @@ def write_report(run_dir: Path) -> Path:
 
     Args:
         run_dir: A folder that ``stillshot run`` wrote.
+        paper: Draw the paper's points behind ours, which is otherwise done for its student alone.
 
     Returns:
         The path of ``report.html``.
@@ -44,7 +53,8 @@ def write_report(run_dir: Path) -> Path:
     path = run_dir / "report.html"
     unfinished = path.with_suffix(".html.tmp")
     try:
-        drawings = write_figures(results, run_dir / "figures")
+        theirs = read_paper() if paper or is_paper_setting(results) else None
+        drawings = write_drawings(_figures(results, theirs), run_dir / "figures")
         unfinished.write_text(_render(run_dir, results, drawings), encoding="utf-8")
         unfinished.replace(path)  # a reader never meets half a page
     except OSError as error:
@@ -54,6 +64,35 @@ def write_report(run_dir: Path) -> Path:
             f"writable, then run `stillshot report {run_dir}`."
         ) from error
     return path
+
+
+def _figures(results: Results, paper: Paper | None) -> list[Plan]:
+    """Every figure that a report may have, in the order of the page."""
+    return [
+        Plan("accuracy", "Accuracy by method", lambda: accuracy_figure(results)),
+        Plan(
+            "accuracy_by_support",
+            "Accuracy against support examples, by method",
+            lambda: methods_accuracy_figure(results, paper),
+        ),
+        Plan(
+            "accuracy_by_tuning",
+            "Accuracy against support examples, by student",
+            lambda: students_accuracy_figure(results, paper),
+        ),
+        Plan("cost", "Cost against accuracy", lambda: cost_figure(results)),
+        Plan(
+            "cost_by_support",
+            "Memory, training time and size, by method",
+            lambda: methods_cost_figure(results, paper),
+        ),
+        Plan(
+            "cost_by_tuning",
+            "Memory, training time and size, by student",
+            lambda: students_cost_figure(results, paper),
+        ),
+        Plan("confusion", "What is answered for what", lambda: confusion_figure(results)),
+    ]
 
 
 def _render(run_dir: Path, results: Results, drawings: list[Drawing]) -> str:
