@@ -92,7 +92,7 @@ def _grouped(results: Results, method: str) -> list[list[SummaryLine]]:
 
 
 def _named(curves: Sequence[list[SummaryLine]]) -> list[Series]:
-    without_budget = dict.fromkeys(_OF_THE_BUDGET, 0)
+    without_budget: dict[str, int] = dict.fromkeys(_OF_THE_BUDGET, 0)
     examples = [lines[0].model_copy(update=without_budget) for lines in curves]
     named = names.line_names(examples)
     return [Series(named[lines[0].key], tuple(lines)) for lines in curves]

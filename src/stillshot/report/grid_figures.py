@@ -20,7 +20,7 @@ from stillshot.report import names
 from stillshot.report.drawing import COLOURS, INK, MARKS, MUTED, RULE, accuracy_limits, short
 from stillshot.report.grid import Series, has_grid, method_series, student_series
 from stillshot.report.lines import cells_of, evaluation_sets, interval_on, split_results
-from stillshot.report.paper import Curves, Paper
+from stillshot.report.paper import AccuracyFigure, Curves, Paper
 from stillshot.report.tables import kind
 
 _MOST_PANELS = 3
@@ -60,25 +60,23 @@ class _Look:
 
 
 _Drawn = list[tuple[Series, _Look]]
+_DASHED = (0, (4, 2))
 
 
 def methods_accuracy_figure(results: Results, paper: Paper | None) -> tuple[Figure, str] | None:
     """Accuracy by method (the paper's figure 1)."""
-    drawn = _by_method(results)
-    figure_1 = paper.figure_1 if paper else None
     colours = {theirs: COLOURS[ours] for theirs, ours in _PAPER_METHODS.items()}
-    return _accuracy_figure(
-        results, drawn, paper, lambda inside: figure_1.on(inside) if figure_1 else {}, colours
-    )
+    dashed = {"paper (digitised), in its method’s colour": MUTED} if paper else {}
+    theirs = paper and paper.figure_1
+    return _accuracy_figure(results, _by_method(results), paper, theirs, colours, dashed)
 
 
 def students_accuracy_figure(results: Results, paper: Paper | None) -> tuple[Figure, str] | None:
     """Accuracy by the way the student is trained (the paper's figure 5)."""
     drawn = _by_student(results)
-    figure_5 = paper.figure_5 if paper else None
-    colours = _tuning_colours(drawn)
+    theirs = paper and paper.figure_5
     return _accuracy_figure(
-        results, drawn, paper, lambda inside: figure_5.on(inside) if figure_5 else {}, colours
+        results, drawn, paper, theirs, _tuning_colours(drawn), _dashed_tunings(drawn, paper)
     )
 
 
@@ -129,21 +127,22 @@ def _accuracy_figure(
     results: Results,
     drawn: _Drawn,
     paper: Paper | None,
-    curves_on: Callable[[bool], Curves],
+    theirs: AccuracyFigure | None,
     colours: dict[str, str],
+    dashed: dict[str, str],
 ) -> tuple[Figure, str] | None:
     sets = evaluation_sets(results)
     if not drawn or not sets:
         return None
     across = min(len(sets), _MOST_PANELS)
     down = math.ceil(len(sets) / across)
-    size = (1.6 + 2.8 * across, 0.5 + 2.6 * down + _legend_height(drawn, paper))
+    size = (1.6 + 2.8 * across, 0.5 + 2.6 * down + _legend_height(drawn, dashed))
     figure = Figure(figsize=size, layout="constrained")
     panels: list[Axes] = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
     for panel, (split, inside) in zip(panels, sets, strict=False):
-        _prepare(panel, f"{short(split)}\n{kind(inside)}", _all_labels(drawn, paper))
-        if paper:
-            _draw_paper(panel, paper, curves_on(inside), colours, scale=100)
+        _prepare(panel, f"{short(split)}\n{kind(inside)}", _ticks(drawn, paper))
+        if paper and theirs:
+            _draw_paper(panel, paper, theirs.on(inside), colours, scale=100)
         for one, look in drawn:
             _draw_accuracy(panel, one, look, split)
         _draw_chance(panel, results, drawn, split)
@@ -153,7 +152,7 @@ def _accuracy_figure(
     for panel in panels[::across]:
         panel.set_ylabel("Accuracy, %")
     figure.supxlabel("Support (labelled) examples · logarithmic", fontsize=9.5, color=INK)
-    _add_legend(figure, drawn, paper)
+    _add_legend(figure, drawn, dashed)
     description = (
         "Points are means over seeds and bands 95% intervals; the dotted grey line is chance, a uniform guess "
         f"between the labels.{_flat_note(drawn)}{_paper_note(paper)}"
@@ -183,7 +182,8 @@ def _draw_chance(panel: Axes, results: Results, drawn: _Drawn, split: str) -> No
 def _cost_figure(results: Results, drawn: _Drawn, paper: Paper | None) -> tuple[Figure, str] | None:
     if not drawn:
         return None
-    figure = Figure(figsize=(9.8, 3.2 + _legend_height(drawn, paper)), layout="constrained")
+    dashed = _dashed_tunings(drawn, paper)
+    figure = Figure(figsize=(9.8, 3.2 + _legend_height(drawn, dashed)), layout="constrained")
     memory, time, size = figure.subplots(1, 3)
     theirs = paper.figure_6 if paper else None
     colours = _tuning_colours(drawn)
@@ -205,7 +205,7 @@ def _cost_figure(results: Results, drawn: _Drawn, paper: Paper | None) -> tuple[
         ),
     )
     for panel, title, measure, curves, scale in panels:
-        _prepare(panel, title, _all_labels(drawn, paper))
+        _prepare(panel, title, _ticks(drawn, paper))
         if paper:
             _draw_paper(panel, paper, curves, colours, scale)
         for one, look in drawn:
@@ -213,7 +213,7 @@ def _cost_figure(results: Results, drawn: _Drawn, paper: Paper | None) -> tuple[
         panel.set_ylim(bottom=0)
         panel.set_xlabel("Support examples · logarithmic")
     _draw_sizes(size, drawn, paper)
-    _add_legend(figure, drawn, paper)
+    _add_legend(figure, drawn, dashed)
     description = (
         "Points are medians over seeds and bands reach from the lowest seed to the highest, as measured on the "
         f"hardware named at the end.{_flat_note(drawn)}{_paper_note(paper)}"
@@ -254,7 +254,7 @@ def _draw_sizes(panel: Axes, drawn: _Drawn, paper: Paper | None) -> None:
             color=INK,
         )
     if paper:
-        panel.axvline(1000 * paper.claims.student_size_gb, color=MUTED, linestyle=(0, (4, 2)), linewidth=1.3)
+        panel.axvline(1000 * paper.claims.student_size_gb, color=MUTED, linestyle=_DASHED, linewidth=1.3)
     panel.set_xlim(0, 1.3 * panel.get_xlim()[1])
     panel.set_yticks([])
     panel.invert_yaxis()
@@ -265,16 +265,23 @@ def _draw_sizes(panel: Axes, drawn: _Drawn, paper: Paper | None) -> None:
 # Parts -------------------------------------------------------------------------------------------
 
 
-def _all_labels(drawn: _Drawn, paper: Paper | None) -> list[int]:
-    ours = {line.labelled for one, _ in drawn for line in one.lines if line.labelled}
-    return sorted(ours | set(paper.support_examples if paper else ()))
+def _ticks(drawn: _Drawn, paper: Paper | None) -> list[int]:
+    """Numbers of labels that have room on the axis, ours before the paper's; the first and last are kept."""
+    ours = sorted({line.labelled for one, _ in drawn for line in one.lines if line.labelled})
+    every = sorted({*ours, *(paper.support_examples if paper else ())})
+    least = 0.07 * math.log(every[-1] / every[0])
+    kept = [every[0], every[-1]]
+    for number in [*ours, *every]:
+        if all(abs(math.log(number / other)) >= least for other in kept):
+            kept.append(number)
+    return sorted(set(kept))
 
 
-def _prepare(panel: Axes, title: str, labelled: Sequence[int]) -> None:
+def _prepare(panel: Axes, title: str, ticks: Sequence[int]) -> None:
     panel.set_title(title, loc="left")
     panel.set_xscale("log", base=2)
-    panel.set_xlim(labelled[0] / 1.25, labelled[-1] * 1.25)
-    panel.xaxis.set_major_locator(FixedLocator(list(labelled)))
+    panel.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
+    panel.xaxis.set_major_locator(FixedLocator(ticks))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_minor_formatter(NullFormatter())
@@ -309,7 +316,7 @@ def _draw_paper(panel: Axes, paper: Paper, curves: Curves, colours: dict[str, st
             paper.support_examples,
             shown,
             color=colours.get(theirs, MUTED),
-            linestyle=(0, (4, 2)),
+            linestyle=_DASHED,
             linewidth=1.1,
             marker="x",
             markersize=4,
@@ -318,22 +325,30 @@ def _draw_paper(panel: Axes, paper: Paper, curves: Curves, colours: dict[str, st
         )
 
 
-def _add_legend(figure: Figure, drawn: _Drawn, paper: Paper | None) -> None:
+def _add_legend(figure: Figure, drawn: _Drawn, dashed: dict[str, str]) -> None:
+    """Names of the series, then of the paper's curves by their colour."""
     handles, titles = [], []
     for one, look in drawn:
         style = {**look.style, **({"marker": ""} if one.is_flat else {})}
         handles.append(Line2D([], [], **style))  # type: ignore[arg-type]
         titles.append(short(one.name))
-    if paper:
+    for title, colour in dashed.items():
         handles.append(
-            Line2D([], [], color=MUTED, linestyle=(0, (4, 2)), linewidth=1.1, marker="x", markersize=4)
+            Line2D([], [], color=colour, linestyle=_DASHED, linewidth=1.1, marker="x", markersize=4)
         )
-        titles.append("paper (digitised), in the colour of its kind")
+        titles.append(title)
     figure.legend(handles, titles, loc="outside upper left", ncols=2, frameon=False, fontsize=8.5)
 
 
-def _legend_height(drawn: _Drawn, paper: Paper | None) -> float:
-    return 0.2 * math.ceil((len(drawn) + bool(paper)) / 2)
+def _dashed_tunings(drawn: _Drawn, paper: Paper | None) -> dict[str, str]:
+    if paper is None:
+        return {}
+    colours = _tuning_colours(drawn)
+    return {f"paper (digitised), {names.TUNINGS[_PAPER_TUNINGS[key]]}": colours[key] for key in colours}
+
+
+def _legend_height(drawn: _Drawn, dashed: dict[str, str]) -> float:
+    return 0.2 * math.ceil((len(drawn) + len(dashed)) / 2)
 
 
 def _flat_note(drawn: _Drawn) -> str:

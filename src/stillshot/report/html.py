@@ -15,6 +15,7 @@ from stillshot.errors import WorkError
 from stillshot.evaluate.records import Results
 from stillshot.report import names
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
+from stillshot.report.claims import claims_markdown, claims_table, judge
 from stillshot.report.drawing import Drawing, Plan, write_drawings
 from stillshot.report.examples import choose_examples
 from stillshot.report.figures import accuracy_figure, confusion_figure, cost_figure
@@ -26,21 +27,22 @@ from stillshot.report.grid_figures import (
     students_cost_figure,
 )
 from stillshot.report.narrative import tell
-from stillshot.report.paper import Paper, is_paper_setting, read_paper
-from stillshot.report.tables import comparison_table, differences_table, failures_table
+from stillshot.report.paper import Paper, is_language_inference, is_paper_setting, read_paper
+from stillshot.report.tables import Table, comparison_table, differences_table, failures_table
 
 _REFERENCE = re.compile(r"#([\w.-]+)")
 
 
 def write_report(run_dir: Path, *, paper: bool = False) -> Path:
-    """Write ``report.html`` and ``figures/*.svg|png`` into a run folder from its records.
+    """Write ``report.html``, ``figures/*.svg|png`` and ``claims.md`` into a run folder from its records.
 
     The same records give the same bytes. Only the folder is read; whatever optional part it lacks
     (recipe, predictions, evaluation sets) is left out with a sentence that says so.
 
     Args:
         run_dir: A folder that ``stillshot run`` wrote.
-        paper: Draw the paper's points behind ours, which is otherwise done for its student alone.
+        paper: Draw the paper's points behind ours, which is otherwise done for its student alone, and
+            judge its claims, which is otherwise done for natural language inference alone.
 
     Returns:
         The path of ``report.html``.
@@ -51,19 +53,32 @@ def write_report(run_dir: Path, *, paper: bool = False) -> Path:
     """
     results = read_results(run_dir)
     path = run_dir / "report.html"
-    unfinished = path.with_suffix(".html.tmp")
+    claims = judge(results) if paper or is_language_inference(results) else []
     try:
         theirs = read_paper() if paper or is_paper_setting(results) else None
         drawings = write_drawings(_figures(results, theirs), run_dir / "figures")
-        unfinished.write_text(_render(run_dir, results, drawings), encoding="utf-8")
-        unfinished.replace(path)  # a reader never meets half a page
+        _write(path, _render(run_dir, results, drawings, claims_table(claims) if claims else None))
+        if claims:
+            _write(run_dir / "claims.md", claims_markdown(claims))
+        else:
+            (run_dir / "claims.md").unlink(missing_ok=True)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise WorkError(
             f"{path} could not be written: {error}. The records are kept; free some space or make the folder "
             f"writable, then run `stillshot report {run_dir}`."
         ) from error
     return path
+
+
+def _write(path: Path, content: str) -> None:
+    """Write a file so that a reader never meets half of it."""
+    unfinished = path.with_suffix(f"{path.suffix}.tmp")
+    try:
+        unfinished.write_text(content, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _figures(results: Results, paper: Paper | None) -> list[Plan]:
@@ -95,7 +110,7 @@ def _figures(results: Results, paper: Paper | None) -> list[Plan]:
     ]
 
 
-def _render(run_dir: Path, results: Results, drawings: list[Drawing]) -> str:
+def _render(run_dir: Path, results: Results, drawings: list[Drawing], claims: Table | None) -> str:
     environment = Environment(
         loader=PackageLoader("stillshot.report"),
         autoescape=True,
@@ -112,6 +127,8 @@ def _render(run_dir: Path, results: Results, drawings: list[Drawing]) -> str:
         figures=[(drawing, inline_svg(drawing)) for drawing in drawings],
         groups=group_tables(results),
         differences=differences_table(results),
+        claims=claims,
+        paper_source=read_paper().source if claims else "",
         calibration=calibration_table(results),
         predicted=predicted_tables(results),
         examples=choose_examples(run_dir, results),

@@ -283,7 +283,11 @@ def failures_table(results: Results) -> Table | None:
 
 def markdown_table(results: Results) -> str:
     """The comparison as a Markdown table; details that no README needs are left out."""
-    table = comparison_table(results)
+    return markdown_of(comparison_table(results))
+
+
+def markdown_of(table: Table) -> str:
+    """A table in Markdown."""
     heads = [_markdown(table.row_title)]
     for column in table.columns:
         what = f"({column.group.lower()})" if column.group.endswith("%") else column.detail
@@ -309,7 +313,8 @@ def _markdown_entry(entry: Entry, column: Column) -> str:
         return text
     if column.group.endswith("%"):
         return f"{text} [{_markdown(entry.detail)}]"
-    return f"{text}{' ' if column.title == 'Labels' else ', '}{_markdown(entry.detail)}"
+    separator = " " if column.title == "Labels" or text.endswith(".") else ", "
+    return f"{text}{separator}{_markdown(entry.detail)}"
 
 
 def _markdown(text: str) -> str:
