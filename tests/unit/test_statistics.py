@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from report_fixtures import cell
 
 from stillshot.config import Budget, Prompt
-from stillshot.evaluate.assemble import _comparable, _summary
+from stillshot.evaluate.assemble import _comparable, _comparisons, _lines, _summary
 from stillshot.evaluate.metrics import (
     expected_calibration_error,
     measure,
@@ -334,3 +334,42 @@ def test_methods_of_another_budget_are_not_compared(method: str) -> None:
     distilled = cell("context_distillation", id="context_distillation-a-n16x4x8-s0")
     assert _comparable(distilled, cell(method, id=f"{method}-a-n16x4x8-s1"))
     assert not _comparable(distilled, cell(method, id=f"{method}-a-n32x4x8-s0"))
+
+
+def test_comparisons_hold_every_pair_and_one_correction_for_all() -> None:
+    """A distilled student against zero-shot, both kinds of in-context learning, and its own fine-tuning."""
+    at = "n16x4x8"
+    names = {
+        "zero_shot-m": ("zero_shot", (0,)),
+        f"in_context-m-raw-{at}": ("in_context", (0, 1)),
+        f"in_context-m-teacher-{at}": ("in_context", (0, 1)),
+        f"pattern_finetune-m-{at}": ("pattern_finetune", (0, 1)),
+        f"context_distillation-m-{at}": ("context_distillation", (0, 1)),
+    }
+    cells = [
+        cell(method, id=name if method == "zero_shot" else f"{name}-s{seed}", seed=seed)
+        for name, (method, seeds) in names.items()
+        for seed in seeds
+    ]
+    rng = np.random.default_rng(3)
+    right = {"zero_shot": 0.4, "in_context": 0.5, "pattern_finetune": 0.78, "context_distillation": 0.8}
+    found = {
+        one.id: {split: ([], (rng.random(200) < right[one.method]).astype(float)) for split in one.splits}
+        for one in cells
+    }
+    made = _comparisons(_lines(cells), found, samples=100)
+    keys = list(names)
+    assert {(one.a, one.b, one.split) for one in made} == {
+        (keys[-1], other, split) for other in keys[:-1] for split in ("snli", "hans")
+    }
+    assert [one.p_holm for one in made] == holm([one.p for one in made])
+    for one in made:
+        assert one.seeds == 2
+        assert one.p_mcnemar is not None
+        assert one.relative is not None
+        assert one.relative_ci95 is not None
+        assert one.relative_ci95[0] <= one.relative <= one.relative_ci95[1]
+        assert (one.relative > 0) == (one.difference > 0)
+        far = one.b != f"pattern_finetune-m-{at}"
+        assert (one.p_holm is not None and one.p_holm < 0.05) is far
+        assert (one.p_mcnemar < 0.05) is far
