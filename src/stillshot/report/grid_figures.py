@@ -214,9 +214,10 @@ def _cost_figure(results: Results, drawn: _Drawn, paper: Paper | None) -> tuple[
         panel.set_xlabel("Support examples · logarithmic")
     _draw_sizes(size, drawn, paper)
     _add_legend(figure, drawn, dashed)
+    size_note = " Among the sizes, the dashed line is the paper’s student." if paper else ""
     description = (
         "Points are medians over seeds and bands reach from the lowest seed to the highest, as measured on the "
-        f"hardware named at the end.{_flat_note(drawn)}{_paper_note(paper)}"
+        f"hardware named at the end.{_flat_note(drawn)}{_paper_note(paper)}{size_note}"
     )
     return figure, description
 
