@@ -100,8 +100,8 @@ class Run:
             else:
                 self._attempt(spec, evaluate_cell, spec)
 
-    def write_results(self) -> Results:
-        """Put all records together, and write ``results.json`` and the report."""
+    def write_results(self, *, paper: bool = False) -> Results:
+        """Put all records together, and write ``results.json`` and the report (see :func:`write_report`)."""
         specs = cells(self.recipe)
         records = [self._record(spec) for spec in specs]
         known = [record for record in records if record is not None]
@@ -113,7 +113,7 @@ class Run:
         task = Materials(self.recipe).task
         results = assemble(self.folder, self.recipe, task.name, task.labels, known)
         self.folder.write(self.folder.results, results.model_dump_json(by_alias=True, indent=2) + "\n")
-        write_report(self.folder.path)
+        write_report(self.folder.path, paper=paper)
         return results
 
     def _cells(self, only: Setting | None) -> list[CellSpec]:

@@ -294,7 +294,10 @@ def test_a_run_its_second_call_and_its_report(tiny_recipe: Path) -> None:
     for stage in ("label", "train", "evaluate"):
         assert call(stage, str(tiny_recipe)).exit_code == 0
     Path("runs/tiny/report.html").unlink()
+    assert call("report", str(tiny_recipe), "--paper").exit_code == 0
+    assert Path("runs/tiny/claims.md").is_file()
     assert call("report", str(tiny_recipe)).exit_code == 0
+    assert not Path("runs/tiny/claims.md").exists()  # the task is not the paper's
     for path in Path("runs/tiny/cells").iterdir():  # a copy without the large files
         path.unlink()
     page = Path("runs/tiny/report.html").read_bytes()

@@ -12,7 +12,7 @@ import pytest
 from report_fixtures import LABELS, METHODS, Page, cell, make_results, split_result, summary_line, write_run
 
 from stillshot.errors import RunFolderError
-from stillshot.evaluate.records import Comparison, Interval, Results
+from stillshot.evaluate.records import Interval, Results
 from stillshot.report import markdown_table, names, tables, write_report
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
 from stillshot.report.examples import choose_examples
@@ -68,6 +68,7 @@ def test_every_method_and_section_is_there(page: str) -> None:
         "figures",
         "groups",
         "differences",
+        "claims",
         "examples",
         "calibration",
         "reproduce",
@@ -225,31 +226,6 @@ def test_failed_cells_are_named_with_their_reason(tmp_path: Path) -> None:
 
 
 # What is claimed ---------------------------------------------------------------------------------
-
-
-def comparison(low: float, high: float) -> Comparison:
-    return Comparison(a="a", b="b", split="snli", difference=(low + high) / 2, ci95=(low, high), p=0.05)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "word"),
-    [
-        (0.01, 0.2, "better"),
-        (-0.2, -0.01, "worse"),
-        (0.0, 0.2, "no clear difference"),
-        (-0.2, 0.0, "no clear difference"),
-        (-0.1, 0.3, "no clear difference"),
-        (float("nan"), float("nan"), "no clear difference"),
-    ],
-)
-def test_better_only_where_the_interval_excludes_zero(low: float, high: float, word: str) -> None:
-    assert tables.verdict(comparison(low, high)) == word
-
-
-def test_a_comparison_read_from_the_other_side() -> None:
-    seen = tables.reversed_comparison(comparison(0.01, 0.2))
-    assert (seen.a, seen.b, seen.ci95) == ("b", "a", (-0.2, -0.01))
-    assert tables.verdict(seen) == "worse"
 
 
 def test_the_headline_says_what_the_comparisons_say() -> None:

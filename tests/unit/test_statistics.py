@@ -14,14 +14,21 @@ from numpy.typing import NDArray
 from report_fixtures import cell
 
 from stillshot.config import Budget, Prompt
-from stillshot.evaluate.assemble import _comparable, _summary
+from stillshot.evaluate.assemble import _comparable, _comparisons, _lines, _summary
 from stillshot.evaluate.metrics import (
     expected_calibration_error,
     measure,
     negative_log_likelihood,
     project,
 )
-from stillshot.evaluate.statistics import accuracy_interval, paired_difference, seeds_interval
+from stillshot.evaluate.statistics import (
+    accuracy_interval,
+    holm,
+    mcnemar,
+    paired_difference,
+    samples_for,
+    seeds_interval,
+)
 from stillshot.methods.asking import Interview
 from stillshot.methods.selection import MAX_FOLDS, leave_out_folds, merit, select_asking
 from stillshot.prompt.writer import ScoredPrompt
@@ -117,28 +124,115 @@ def test_seeds_are_resampled_as_well_as_items() -> None:
 )
 def test_a_paired_difference_is_antisymmetric(pair: tuple[list[bool], list[bool]]) -> None:
     a, b = ([np.array(values, dtype=float)] for values in pair)
-    difference, (low, high), p = paired_difference(a, b, 200)
-    opposite, (opposite_low, opposite_high), opposite_p = paired_difference(b, a, 200)
-    assert difference == pytest.approx(a[0].mean() - b[0].mean())
-    assert (opposite, opposite_low, opposite_high) == pytest.approx((-difference, -high, -low))
-    assert opposite_p == p
-    assert 0 < p <= 1
+    found, opposite = paired_difference(a, b, 200), paired_difference(b, a, 200)
+    low, high = found.ci95
+    assert found.mean == pytest.approx(a[0].mean() - b[0].mean())
+    assert (opposite.mean, *opposite.ci95) == pytest.approx((-found.mean, -high, -low))
+    assert opposite.p == found.p
+    assert 0 < found.p <= 1
 
 
 def test_equal_answers_differ_by_exactly_nothing() -> None:
     answers = [np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0])]
-    assert paired_difference(answers, answers, 300) == (0.0, (0.0, 0.0), 1.0)
+    found = paired_difference(answers, answers, 300)
+    assert (found.mean, found.ci95, found.p) == (0.0, (0.0, 0.0), 1.0)
 
 
 def test_pairing_finds_what_unpaired_intervals_cannot() -> None:
     """`a` is right wherever `b` is, and on 12 items more: certain, though both intervals overlap."""
     b = np.repeat([1.0, 0.0], [200, 200])
     a = np.repeat([1.0, 0.0], [212, 188])
-    difference, (low, _), p = paired_difference([a], [b], 1000)
-    assert difference == pytest.approx(0.03)
-    assert low > 0
-    assert p < 0.01
+    found = paired_difference([a], [b], 1000)
+    assert found.mean == pytest.approx(0.03)
+    assert found.ci95[0] > 0
+    assert found.p < 0.01
     assert accuracy_interval(a, 1000)[0] < accuracy_interval(b, 1000)[1]
+
+
+def test_resampling_by_patterns_is_resampling_of_items() -> None:
+    """The spread is that of drawing seeds and items one by one, which is slower."""
+    rng = np.random.default_rng(7)
+    values = (rng.random((3, 80)) < [[0.4], [0.6], [0.7]]).astype(float)
+    slowly = [
+        values[rng.integers(3, size=3)].mean(0)[rng.integers(80, size=80)].mean() for _ in range(20_000)
+    ]
+    assert seeds_interval(list(values), 20_000) == pytest.approx(np.percentile(slowly, [2.5, 97.5]), abs=0.01)
+
+
+def test_a_relative_gain_by_hand() -> None:
+    a, b = np.repeat([1.0, 0.0], [300, 100]), np.repeat([1.0, 0.0], [200, 200])
+    found = paired_difference([a, a], [b, b], 2000)
+    assert found.relative == pytest.approx(0.5)
+    assert found.relative_ci95 is not None
+    # 100 of 400 items are won: by the delta method the ratio 1.5 has a standard error of 0.061.
+    assert found.relative_ci95 == pytest.approx((0.5 - 1.96 * 0.061, 0.5 + 1.96 * 0.061), abs=0.03)
+
+
+@given(a=RIGHTS)
+def test_no_relative_gain_over_what_is_never_right(a: Array) -> None:
+    assert paired_difference([a], [np.zeros_like(a)], 100).relative is None
+    assert paired_difference([np.zeros_like(a)], [np.ones_like(a)], 100).relative == -1.0
+
+
+# Many comparisons ----------------------------------------------------------------------------------
+
+
+def test_mcnemar_by_hand() -> None:
+    """Ten discordant items, nine of them won: twice the chance of nine or ten heads in ten."""
+    a, b = np.array([1.0] * 9 + [0.0] + [1.0] * 30), np.array([0.0] * 9 + [1.0] + [1.0] * 30)
+    assert mcnemar([a], [b]) == pytest.approx(2 * 11 / 1024)
+    assert mcnemar([a], [a]) == 1.0
+
+
+def test_mcnemar_counts_pooled_seeds_as_further_items() -> None:
+    """The caveat: the same answers from five seeds look like five times the evidence."""
+    a, b = np.array([1.0] * 6 + [0.0] * 2), np.array([0.0] * 6 + [1.0] * 2)
+    assert mcnemar([a] * 5, [b] * 5) < mcnemar([a], [b]) / 10
+
+
+@given(
+    pair=st.integers(1, 40).flatmap(
+        lambda n: st.tuples(*[st.lists(st.booleans(), min_size=n, max_size=n)] * 2)
+    ),
+    agreed=st.integers(0, 20),
+)
+def test_mcnemar_is_symmetric_and_ignores_what_both_get(
+    pair: tuple[list[bool], list[bool]], agreed: int
+) -> None:
+    a, b = (np.array(values, dtype=float) for values in pair)
+    p = mcnemar([a], [b])
+    assert 0 < p <= 1
+    assert mcnemar([b], [a]) == p
+    assert mcnemar([1 - a], [1 - b]) == p
+    assert mcnemar([np.append(a, np.ones(agreed))], [np.append(b, np.ones(agreed))]) == p
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(p_values=st.lists(st.floats(0, 1), min_size=1, max_size=30), data=st.data())
+def test_holm_corrects_upwards_in_the_same_order_whatever_theirs(
+    p_values: list[float], data: st.DataObject
+) -> None:
+    corrected = holm(p_values)
+    number = len(p_values)
+    assert all(raw <= p <= min(1.0, number * raw) for raw, p in zip(p_values, corrected, strict=True))
+    ranked = sorted(zip(p_values, corrected, strict=True))
+    assert [p for _, p in ranked] == sorted(corrected)
+    order = data.draw(st.permutations(range(number)))
+    assert holm([p_values[index] for index in order]) == [corrected[index] for index in order]
+    assert holm([*p_values, 1.0])[0] >= corrected[0]
+
+
+@pytest.mark.parametrize("comparisons", [1, 48, 500])
+def test_a_large_family_gets_enough_resamples_to_find_anything(comparisons: int) -> None:
+    samples = samples_for(comparisons, 100)
+    smallest = 2 / (samples + 1)
+    assert comparisons * smallest <= 0.01 or samples == 100
+    assert samples_for(comparisons, 10**6) == 10**6
 
 
 # Choosing how to ask -------------------------------------------------------------------------------
@@ -240,3 +334,42 @@ def test_methods_of_another_budget_are_not_compared(method: str) -> None:
     distilled = cell("context_distillation", id="context_distillation-a-n16x4x8-s0")
     assert _comparable(distilled, cell(method, id=f"{method}-a-n16x4x8-s1"))
     assert not _comparable(distilled, cell(method, id=f"{method}-a-n32x4x8-s0"))
+
+
+def test_comparisons_hold_every_pair_and_one_correction_for_all() -> None:
+    """A distilled student against zero-shot, both kinds of in-context learning, and its own fine-tuning."""
+    at = "n16x4x8"
+    names = {
+        "zero_shot-m": ("zero_shot", (0,)),
+        f"in_context-m-raw-{at}": ("in_context", (0, 1)),
+        f"in_context-m-teacher-{at}": ("in_context", (0, 1)),
+        f"pattern_finetune-m-{at}": ("pattern_finetune", (0, 1)),
+        f"context_distillation-m-{at}": ("context_distillation", (0, 1)),
+    }
+    cells = [
+        cell(method, id=name if method == "zero_shot" else f"{name}-s{seed}", seed=seed)
+        for name, (method, seeds) in names.items()
+        for seed in seeds
+    ]
+    rng = np.random.default_rng(3)
+    right = {"zero_shot": 0.4, "in_context": 0.5, "pattern_finetune": 0.78, "context_distillation": 0.8}
+    found = {
+        one.id: {split: ([], (rng.random(200) < right[one.method]).astype(float)) for split in one.splits}
+        for one in cells
+    }
+    made = _comparisons(_lines(cells), found, samples=100)
+    keys = list(names)
+    assert {(one.a, one.b, one.split) for one in made} == {
+        (keys[-1], other, split) for other in keys[:-1] for split in ("snli", "hans")
+    }
+    assert [one.p_holm for one in made] == holm([one.p for one in made])
+    for one in made:
+        assert one.seeds == 2
+        assert one.p_mcnemar is not None
+        assert one.relative is not None
+        assert one.relative_ci95 is not None
+        assert one.relative_ci95[0] <= one.relative <= one.relative_ci95[1]
+        assert (one.relative > 0) == (one.difference > 0)
+        far = one.b != f"pattern_finetune-m-{at}"
+        assert (one.p_holm is not None and one.p_holm < 0.05) is far
+        assert (one.p_mcnemar < 0.05) is far

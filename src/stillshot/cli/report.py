@@ -20,6 +20,9 @@ def report(
         Path, typer.Argument(metavar="DIR|RECIPE", help="A run folder, or a recipe that was run.")
     ],
     output: RunPath = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Draw the paper's points behind ours, and judge its claims.")
+    ] = False,
 ) -> None:
     """Make the report of a run again from its records.
 
@@ -37,10 +40,10 @@ def report(
 
         run = RunFolder(folder)
         if _has_predictions(run):
-            _write_results(run)
+            _write_results(run, paper=paper)
             page = folder / "report.html"
         else:
-            page = write_report(folder)
+            page = write_report(folder, paper=paper)
     typer.echo(page)
 
 
@@ -60,7 +63,7 @@ def _has_predictions(run: RunFolder) -> bool:
     return bool(cells) and all(run.predictions(path.name.removesuffix(".json")).is_file() for path in cells)
 
 
-def _write_results(run: RunFolder) -> None:
+def _write_results(run: RunFolder, *, paper: bool) -> None:
     from stillshot.pipeline import Run
     from stillshot.report.folder import read_results
 
@@ -68,4 +71,4 @@ def _write_results(run: RunFolder) -> None:
     if run.results.is_file():  # cells that failed left no record but the one in the results
         known = read_results(run.path).cells
         failures = {c.id: c.failed for c in known if c.failed is not None and not run.cell(c.id).is_file()}
-    Run(run.open_recipe(), run, lambda *_: None, failures).write_results()
+    Run(run.open_recipe(), run, lambda *_: None, failures).write_results(paper=paper)

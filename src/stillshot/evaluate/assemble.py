@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stillshot.config import Recipe
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell, Comparison, Interval, Results, SummaryLine
-from stillshot.evaluate.statistics import paired_difference, seeds_interval
+from stillshot.evaluate.statistics import holm, mcnemar, paired_difference, samples_for, seeds_interval
 
 # For each cell, split and item: the label with the largest probability, and whether it is the gold one.
 Answers = dict[str, dict[str, tuple[list[str], NDArray[np.float64]]]]
@@ -163,30 +163,40 @@ _CHOSEN = ("pattern", "channel", "scoring", "calibration")
 
 
 def _comparisons(lines: dict[str, list[Cell]], found: Answers, samples: int) -> list[Comparison]:
-    """Each distilled line against the other methods of its budget: fine-tuning of the same student, and teachers."""
+    """Each distilled line against the other methods of its budget, which are one family for Holm's correction.
+
+    The others are zero-shot, both kinds of in-context learning, and fine-tuning of the same student.
+    """
+    pairs = [
+        (key, other_key, split, paired)
+        for key, members in lines.items()
+        if members[0].method == "context_distillation"
+        for other_key, others in lines.items()
+        if _comparable(members[0], others[0]) and (paired := _paired(members, others))
+        for split in members[0].splits
+    ]
+    resamples = samples_for(len(pairs), samples)
     result = []
-    for key, members in lines.items():
-        if members[0].method != "context_distillation":
-            continue
-        for other_key, others in lines.items():
-            if _comparable(members[0], others[0]):
-                paired = _paired(members, others)
-                for split in members[0].splits if paired else ():
-                    a = [found[cell.id][split][1] for cell, _ in paired]
-                    b = [found[cell.id][split][1] for _, cell in paired]
-                    difference, interval, p = paired_difference(a, b, samples)
-                    result.append(
-                        Comparison(
-                            a=key,
-                            b=other_key,
-                            split=split,
-                            seeds=len(paired),
-                            difference=difference,
-                            ci95=interval,
-                            p=p,
-                        )
-                    )
-    return result
+    for key, other_key, split, paired in pairs:
+        a = [found[cell.id][split][1] for cell, _ in paired]
+        b = [found[cell.id][split][1] for _, cell in paired]
+        difference = paired_difference(a, b, resamples)
+        result.append(
+            Comparison(
+                a=key,
+                b=other_key,
+                split=split,
+                seeds=len(paired),
+                difference=difference.mean,
+                ci95=difference.ci95,
+                p=difference.p,
+                p_mcnemar=mcnemar(a, b),
+                relative=difference.relative,
+                relative_ci95=difference.relative_ci95,
+            )
+        )
+    corrected = holm([comparison.p for comparison in result])
+    return [one.model_copy(update={"p_holm": p}) for one, p in zip(result, corrected, strict=True)]
 
 
 def _comparable(distilled: Cell, other: Cell) -> bool:

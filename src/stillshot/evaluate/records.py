@@ -146,7 +146,14 @@ class SummaryLine(Record):
 class Comparison(Record):
     """Accuracy of ``a`` minus that of ``b`` on the same items and seeds, by paired bootstrap.
 
-    ``a`` and ``b`` are keys of summary lines; ``seeds`` says how many seeds both have.
+    ``a`` and ``b`` are keys of summary lines; ``seeds`` says how many seeds both have. What has a
+    default was not yet computed by the first versions that wrote this schema.
+
+    Attributes:
+        p: Two-sided, by the same bootstrap as ``ci95``.
+        p_holm: ``p`` after Holm's correction over all comparisons of the run.
+        p_mcnemar: McNemar's exact test, seeds pooled; not corrected.
+        relative: Gain of ``a`` as a share of the accuracy of ``b``; null where ``b`` is nearly never right.
     """
 
     a: str
@@ -156,6 +163,10 @@ class Comparison(Record):
     difference: float
     ci95: tuple[float, float]
     p: float
+    p_holm: float | None = None
+    p_mcnemar: float | None = None
+    relative: float | None = None
+    relative_ci95: tuple[float, float] | None = None
 
 
 class Results(Record):

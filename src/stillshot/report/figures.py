@@ -1,19 +1,10 @@
-"""The figures of a report, drawn the same to the byte from the same records.
-
-Every figure stands on white, so that it reads alike on a light page, a dark one and paper. Methods
-differ in colour (Okabe and Ito's, safe for colour-blind readers) and in the shape of their marks.
-"""
+"""The figures of any run: accuracy, cost against accuracy, and what is answered for what."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from stillshot.evaluate.records import Results, SplitResult, SummaryLine
 from stillshot.report import names
+from stillshot.report.drawing import COLOURS, INK, MARKS, MUTED, RULE, accuracy_limits, short
 from stillshot.report.lines import (
     counterpart,
     evaluation_sets,
@@ -31,92 +23,8 @@ from stillshot.report.lines import (
 )
 from stillshot.report.tables import kind
 
-COLOURS = {
-    "zero_shot": "#595f69",
-    "in_context": "#0072b2",
-    "pattern_finetune": "#d55e00",
-    "context_distillation": "#00805f",
-}
-MARKS = {"zero_shot": "o", "in_context": "s", "pattern_finetune": "D", "context_distillation": "^"}
-INK, MUTED, RULE = "#1c2127", "#565d66", "#d8dce1"
-_STYLE: dict[Any, Any] = {
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.labelsize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "white",
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Segoe UI", "Helvetica Neue", "Arial"],
-    "font.size": 9.5,
-    "savefig.facecolor": "white",
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and selected
-    "svg.hashsalt": "stillshot",
-    "text.parse_math": False,  # a label may hold a dollar sign
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "ytick.labelcolor": INK,
-}
-_LONGEST_LABEL = 44
-_NARROWEST_RANGE = 30.0
 _MOST_LABELS_WITH_NUMBERS = 12
 _MOST_LABELS_WITH_NAMES = 30
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure in words and as SVG; the same lies in ``figures/<name>.svg`` and ``.png``."""
-
-    name: str
-    title: str
-    description: str
-    svg: str
-
-
-def write_figures(results: Results, folder: Path) -> list[Drawing]:
-    """Draw what the records allow into ``folder``, and remove figures that they no longer allow."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawings = []
-    for name, title, draw in _FIGURES:
-        paths = {suffix: folder / f"{name}.{suffix}" for suffix in ("svg", "png")}
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()  # a reader's own settings must not change the figures
-            matplotlib.rcParams.update(_STYLE)
-            drawn = draw(results)
-            if drawn is None:
-                for path in paths.values():
-                    path.unlink(missing_ok=True)
-                continue
-            figure, description = drawn
-            for _ in range(2):  # the second pass knows the room that turned labels take
-                figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # both files are drawn with the layout found
-            svg = _svg(figure)
-            paths["svg"].write_text(svg, encoding="utf-8")
-            figure.savefig(paths["png"], dpi=160, metadata={"Software": None})
-        drawings.append(Drawing(name, title, description, svg))
-    return drawings
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=metadata)
-    return buffer.getvalue().decode("utf-8")
-
-
-def _short(text: str) -> str:
-    return " ".join(names.shorten(text, _LONGEST_LABEL).split())
-
-
-def _accuracy_limits(drawn: tuple[float, float]) -> tuple[float, float]:
-    """Limits of an axis in percent, wide enough that small differences do not look large."""
-    low, high = drawn
-    wider = max(0.0, _NARROWEST_RANGE - (high - low)) / 2
-    return max(low - wider, -2.0), min(high + wider, 102.0)
 
 
 # Accuracy by method ------------------------------------------------------------------------------
@@ -135,11 +43,11 @@ def accuracy_figure(results: Results) -> tuple[Figure, str] | None:
     panels: list[Axes] = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
     for panel, (split, inside) in zip(panels, sets, strict=False):
         _draw_accuracies(panel, results, rows, split)
-        panel.set_title(f"{_short(split)}\n{kind(inside)}", loc="left")
+        panel.set_title(f"{short(split)}\n{kind(inside)}", loc="left")
     for position, panel in enumerate(panels):
         panel.set_visible(position < len(sets))
         panel.tick_params(labelbottom=position + across >= len(sets), length=0)
-    panels[0].set_xlim(*_accuracy_limits(panels[0].get_xlim()))
+    panels[0].set_xlim(*accuracy_limits(panels[0].get_xlim()))
     panels[0].set_yticks(range(len(rows)), [text for text, _ in rows])
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
     for panel in panels[::across]:
@@ -159,13 +67,13 @@ def _accuracy_rows(results: Results) -> list[tuple[str, SummaryLine | None]]:
     budgets = sorted({line.labelled for line in lines})
     if sum(budget > 0 for budget in budgets) < 2:
         named = names.line_names(lines)
-        return [(_short(named[line.key]), line) for line in lines]
+        return [(short(named[line.key]), line) for line in lines]
     rows: list[tuple[str, SummaryLine | None]] = []
     for budget in budgets:
         members = [line for line in lines if line.labelled == budget]
         named = names.line_names(members)
         rows.append((names.labels(members[0]), None))
-        rows += [(_short(named[line.key]), line) for line in members]
+        rows += [(short(named[line.key]), line) for line in members]
     return rows
 
 
@@ -220,11 +128,11 @@ def cost_figure(results: Results) -> tuple[Figure, str] | None:
     for panel, (split, inside) in zip(panels, shown, strict=True):
         for line in lines:
             _draw_cost(panel, line, split, cost(line), _area(line.parameters, largest))
-        panel.set_title(f"{_short(split)}\n{kind(inside)}", loc="left")
+        panel.set_title(f"{short(split)}\n{kind(inside)}", loc="left")
         panel.grid(color=RULE, linewidth=0.7)
         panel.set_axisbelow(True)
         _set_log_axis(panel, [cost(line) for line in lines])
-    panels[0].set_ylim(*_accuracy_limits(panels[0].get_ylim()))
+    panels[0].set_ylim(*accuracy_limits(panels[0].get_ylim()))
     panels[0].set_ylabel("Accuracy, %")
     unit = "Latency of one query (p50), ms" if timed else "Model size, MB"
     figure.supxlabel(f"{unit} · logarithmic", fontsize=9.5, color=INK)
@@ -313,7 +221,7 @@ def confusion_figure(results: Results) -> tuple[Figure, str] | None:
     for position, (panel, (one, runs)) in enumerate(zip(panels, drawn, strict=True)):
         _draw_confusion(panel, runs, first=position == 0)
         model = names.model_name(one.student or one.teacher)
-        panel.set_title(f"{names.method_name(one.method)}\n{_short(model)}", loc="left", fontsize=9)
+        panel.set_title(f"{names.method_name(one.method)}\n{short(model)}", loc="left", fontsize=9)
     description = (
         f"Answers on {names.isolate(split)} as a percentage of the items with each gold label (a row adds up to "
         "100), over all seeds."
@@ -360,10 +268,3 @@ def _draw_shares(panel: Axes, shares: Sequence[Sequence[float]]) -> None:
         for column, share in enumerate(values):
             colour = "white" if share > 68 else INK
             panel.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=9)
-
-
-_FIGURES: tuple[tuple[str, str, Callable[[Results], tuple[Figure, str] | None]], ...] = (
-    ("accuracy", "Accuracy by method", accuracy_figure),
-    ("cost", "Cost against accuracy", cost_figure),
-    ("confusion", "What is answered for what", confusion_figure),
-)

@@ -15,23 +15,34 @@ from stillshot.errors import WorkError
 from stillshot.evaluate.records import Results
 from stillshot.report import names
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
+from stillshot.report.claims import claims_markdown, claims_table, judge
+from stillshot.report.drawing import Drawing, Plan, write_drawings
 from stillshot.report.examples import choose_examples
-from stillshot.report.figures import Drawing, write_figures
+from stillshot.report.figures import accuracy_figure, confusion_figure, cost_figure
 from stillshot.report.folder import read_recipe_text, read_results
+from stillshot.report.grid_figures import (
+    methods_accuracy_figure,
+    methods_cost_figure,
+    students_accuracy_figure,
+    students_cost_figure,
+)
 from stillshot.report.narrative import tell
-from stillshot.report.tables import comparison_table, differences_table, failures_table
+from stillshot.report.paper import Paper, is_language_inference, is_paper_setting, read_paper
+from stillshot.report.tables import Table, comparison_table, differences_table, failures_table
 
 _REFERENCE = re.compile(r"#([\w.-]+)")
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write ``report.html`` and ``figures/*.svg|png`` into a run folder from its records.
+def write_report(run_dir: Path, *, paper: bool = False) -> Path:
+    """Write ``report.html``, ``figures/*.svg|png`` and ``claims.md`` into a run folder from its records.
 
     The same records give the same bytes. Only the folder is read; whatever optional part it lacks
     (recipe, predictions, evaluation sets) is left out with a sentence that says so.
 
     Args:
         run_dir: A folder that ``stillshot run`` wrote.
+        paper: Draw the paper's points behind ours, which is otherwise done for its student alone, and
+            judge its claims, which is otherwise done for natural language inference alone.
 
     Returns:
         The path of ``report.html``.
@@ -42,13 +53,16 @@ def write_report(run_dir: Path) -> Path:
     """
     results = read_results(run_dir)
     path = run_dir / "report.html"
-    unfinished = path.with_suffix(".html.tmp")
+    claims = judge(results) if paper or is_language_inference(results) else []
     try:
-        drawings = write_figures(results, run_dir / "figures")
-        unfinished.write_text(_render(run_dir, results, drawings), encoding="utf-8")
-        unfinished.replace(path)  # a reader never meets half a page
+        theirs = read_paper() if paper or is_paper_setting(results) else None
+        drawings = write_drawings(_figures(results, theirs), run_dir / "figures")
+        _write(path, _render(run_dir, results, drawings, claims_table(claims) if claims else None))
+        if claims:
+            _write(run_dir / "claims.md", claims_markdown(claims))
+        else:
+            (run_dir / "claims.md").unlink(missing_ok=True)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise WorkError(
             f"{path} could not be written: {error}. The records are kept; free some space or make the folder "
             f"writable, then run `stillshot report {run_dir}`."
@@ -56,7 +70,47 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def _render(run_dir: Path, results: Results, drawings: list[Drawing]) -> str:
+def _write(path: Path, content: str) -> None:
+    """Write a file so that a reader never meets half of it."""
+    unfinished = path.with_suffix(f"{path.suffix}.tmp")
+    try:
+        unfinished.write_text(content, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _figures(results: Results, paper: Paper | None) -> list[Plan]:
+    """Every figure that a report may have, in the order of the page."""
+    return [
+        Plan("accuracy", "Accuracy by method", lambda: accuracy_figure(results)),
+        Plan(
+            "accuracy_by_support",
+            "Accuracy against support examples, by method",
+            lambda: methods_accuracy_figure(results, paper),
+        ),
+        Plan(
+            "accuracy_by_tuning",
+            "Accuracy against support examples, by student",
+            lambda: students_accuracy_figure(results, paper),
+        ),
+        Plan("cost", "Cost against accuracy", lambda: cost_figure(results)),
+        Plan(
+            "cost_by_support",
+            "Memory, training time and size, by method",
+            lambda: methods_cost_figure(results, paper),
+        ),
+        Plan(
+            "cost_by_tuning",
+            "Memory, training time and size, by student",
+            lambda: students_cost_figure(results, paper),
+        ),
+        Plan("confusion", "What is answered for what", lambda: confusion_figure(results)),
+    ]
+
+
+def _render(run_dir: Path, results: Results, drawings: list[Drawing], claims: Table | None) -> str:
     environment = Environment(
         loader=PackageLoader("stillshot.report"),
         autoescape=True,
@@ -73,6 +127,8 @@ def _render(run_dir: Path, results: Results, drawings: list[Drawing]) -> str:
         figures=[(drawing, inline_svg(drawing)) for drawing in drawings],
         groups=group_tables(results),
         differences=differences_table(results),
+        claims=claims,
+        paper_source=read_paper().source if claims else "",
         calibration=calibration_table(results),
         predicted=predicted_tables(results),
         examples=choose_examples(run_dir, results),

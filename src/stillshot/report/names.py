@@ -93,6 +93,17 @@ def decimal(number: float, digits: int = 3) -> str:
     return f"{number:.{digits}f}" if math.isfinite(number) else NOT_APPLICABLE
 
 
+def p_value(p: float | None) -> str:
+    """A p-value, or a dash where there is none.
+
+    >>> p_value(0.0004), p_value(0.2), p_value(None)
+    ('< 0.001', '0.200', '–')
+    """
+    if p is None:
+        return NOT_APPLICABLE
+    return "< 0.001" if p < 0.001 else decimal(p)
+
+
 def parameters(number: int) -> str:
     """A count of parameters in three figures.
 

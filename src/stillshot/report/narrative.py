@@ -14,19 +14,23 @@ from stillshot.report.lines import (
     interval_on,
     items_in,
 )
-from stillshot.report.tables import kind, reversed_comparison, verdict
+from stillshot.report.tables import LOST, is_lost_to_correction, kind, reversed_comparison, verdict
 
 _REFERENCES = ("in_context", "pattern_finetune", "zero_shot")
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One paired comparison in words, e.g. ``better than`` ``Zero-shot`` by ``+5.2`` points."""
+    """One paired comparison in words, e.g. ``better than`` ``Zero-shot`` by ``+5.2`` points.
+
+    ``correction`` says where the difference does not stand once the number of comparisons is allowed for.
+    """
 
     verdict: str
     other: str
     difference: str
     interval: str
+    correction: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,13 @@ def _comparison(results: Results, first: str, second: str, split: str) -> Compar
 def _statement(comparison: Comparison, other: str) -> Statement:
     word = verdict(comparison)
     joined = {"better": "better than", "worse": "worse than"}.get(word, f"{word} from")
+    lost = is_lost_to_correction(comparison)
     return Statement(
-        joined, _in_a_sentence(other), names.points(comparison.difference), names.interval(comparison.ci95)
+        joined,
+        _in_a_sentence(other),
+        names.points(comparison.difference),
+        names.interval(comparison.ci95),
+        f"{LOST}, p = {names.p_value(comparison.p_holm)}" if lost else "",
     )
 
 

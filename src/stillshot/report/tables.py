@@ -12,6 +12,8 @@ from stillshot.report.lines import evaluation_sets, headline, interval_on, items
 from stillshot.report.names import NOT_APPLICABLE
 
 NO_CLEAR_DIFFERENCE = "no clear difference"
+SIGNIFICANT = 0.05
+LOST = "not after Holm’s correction"
 
 
 @dataclass(frozen=True)
@@ -176,17 +178,35 @@ def verdict(comparison: Comparison) -> str:
     return "worse" if high < 0 else NO_CLEAR_DIFFERENCE
 
 
+def is_lost_to_correction(comparison: Comparison) -> bool:
+    """Whether a difference is spoken of that does not stand once Holm's correction is made.
+
+    False where the records hold no corrected p-value.
+    """
+    spoken_of = verdict(comparison) != NO_CLEAR_DIFFERENCE
+    return spoken_of and comparison.p_holm is not None and not comparison.p_holm < SIGNIFICANT
+
+
 def reversed_comparison(comparison: Comparison) -> Comparison:
     """The same difference seen from the other side."""
     low, high = comparison.ci95
+    bounds = comparison.relative_ci95
+    turned = [_turned(bounds[1]), _turned(bounds[0])] if bounds else []
     return comparison.model_copy(
         update={
             "a": comparison.b,
             "b": comparison.a,
             "difference": -comparison.difference,
             "ci95": (-high, -low),
+            "relative": None if comparison.relative is None else _turned(comparison.relative),
+            "relative_ci95": None if not turned or None in turned else tuple(turned),
         }
     )
+
+
+def _turned(gain: float) -> float | None:
+    """A relative gain of one over another as that of the other over the one."""
+    return 1 / (1 + gain) - 1 if gain > -1 else None
 
 
 def differences_table(results: Results) -> Table | None:
@@ -202,8 +222,11 @@ def differences_table(results: Results) -> Table | None:
                 Entry(names.shorten(comparison.split, 40)),
                 Entry(names.points(comparison.difference), strong=verdict(comparison) != NO_CLEAR_DIFFERENCE),
                 Entry(names.interval(comparison.ci95)),
-                Entry("< 0.001" if comparison.p < 0.001 else names.decimal(comparison.p)),
-                Entry(verdict(comparison)),
+                _relative_entry(comparison),
+                Entry(names.p_value(comparison.p)),
+                Entry(names.p_value(comparison.p_holm)),
+                Entry(names.p_value(comparison.p_mcnemar)),
+                Entry(verdict(comparison), LOST if is_lost_to_correction(comparison) else ""),
             ),
         )
         for comparison in results.comparisons
@@ -213,10 +236,20 @@ def differences_table(results: Results) -> Table | None:
         Column("Evaluation set", number=False),
         Column("Difference", "points"),
         Column("95% interval", "points"),
+        Column("Relative", "%"),
         Column("p"),
+        Column("p", "Holm"),
+        Column("p", "McNemar"),
         Column("The first is", number=False),
     )
     return Table("Paired differences in accuracy", "Method", columns, rows)
+
+
+def _relative_entry(comparison: Comparison) -> Entry:
+    if comparison.relative is None:
+        return Entry(NOT_APPLICABLE)
+    bounds = comparison.relative_ci95
+    return Entry(names.points(comparison.relative), names.interval(bounds) if bounds else "")
 
 
 def failures_table(results: Results) -> Table | None:
@@ -250,7 +283,11 @@ def failures_table(results: Results) -> Table | None:
 
 def markdown_table(results: Results) -> str:
     """The comparison as a Markdown table; details that no README needs are left out."""
-    table = comparison_table(results)
+    return markdown_of(comparison_table(results))
+
+
+def markdown_of(table: Table) -> str:
+    """A table in Markdown."""
     heads = [_markdown(table.row_title)]
     for column in table.columns:
         what = f"({column.group.lower()})" if column.group.endswith("%") else column.detail
@@ -276,7 +313,8 @@ def _markdown_entry(entry: Entry, column: Column) -> str:
         return text
     if column.group.endswith("%"):
         return f"{text} [{_markdown(entry.detail)}]"
-    return f"{text}{' ' if column.title == 'Labels' else ', '}{_markdown(entry.detail)}"
+    separator = " " if column.title == "Labels" or text.endswith(".") else ", "
+    return f"{text}{separator}{_markdown(entry.detail)}"
 
 
 def _markdown(text: str) -> str:
