@@ -15,8 +15,8 @@ def draw_contexts(
 ) -> tuple[Context, ...]:
     """Contexts over the same labelled examples.
 
-    Each context is balanced over the labels, up to one where shots do not divide evenly, and has all
-    examples where as many shots as examples are asked for. Examples are dealt in shuffled rounds, so all
+    Each context is balanced over the labels that have examples, up to one where shots do not divide
+    evenly, and has all examples where as many shots as examples are asked for. Examples are dealt in shuffled rounds, so all
     of them are used about equally often and contexts are disjoint as long as there are enough; within a
     context none stands twice. The same seed gives the same contexts in the same orders.
 
@@ -28,10 +28,11 @@ def draw_contexts(
         for label in labels
     }
     available = {label: sum(e.label == label for e in labelled) for label in labels}
+    present = [label for label in labels if available[label]]
     contexts = []
     for number in range(budget.num_contexts):
         every = budget.shots == len(labelled)
-        wanted = available if every else _counts(budget.shots, labels, first=number)
+        wanted = available if every else _counts(budget.shots, present, first=number)
         for label, count in wanted.items():
             if count > available[label]:
                 raise DataError(
