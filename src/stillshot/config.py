@@ -20,7 +20,7 @@ from pydantic import (
 
 Scoring = Literal["direct", "channel", "both"]
 Calibration = Literal["none", "contextual", "batch"]
-Head = Literal["auto", "label", "channel"]
+Head = Literal["auto", "label", "channel", "language_model"]
 Tuning = Literal["full", "lora", "bitfit"]
 Method = Literal["zero_shot", "in_context", "pattern_finetune", "context_distillation"]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -275,7 +275,8 @@ class Student(Section):
 
     ``head`` auto is ``label``: a sequence-classification model whose score layer starts, for a
     decoder, from the output embedding at the label words. ``channel`` keeps a decoder's language-model
-    head and scores the query after each label's words.
+    head and scores the query after each label's words. ``language_model`` keeps it too, answers by the next
+    token, and is trained over the whole vocabulary; its label words are one token each.
     """
 
     model: str = "bundled:minilm-l6"

@@ -89,8 +89,8 @@ def _model(line: SummaryLine) -> Any:
     from stillshot.report import names
 
     told = [names.model_name(line.student or line.teacher)]
-    if line.head == "channel":
-        told.append("channel")
+    if line.head not in (None, "label"):
+        told.append(names.HEADS.get(line.head, line.head).removesuffix(" head"))
     if line.tuning not in (None, "full"):
         told.append(names.TUNINGS.get(line.tuning, line.tuning))
     return Text(", ".join(told))

@@ -75,7 +75,7 @@ class Cell(Record):
     method: Literal["zero_shot", "in_context", "pattern_finetune", "context_distillation"]
     teacher: str | None = None
     student: str | None = None
-    head: Literal["label", "channel"] | None = None
+    head: Literal["label", "channel", "language_model"] | None = None
     tuning: Literal["full", "lora", "bitfit"] | None = None
     pattern: str | None = None
     channel: str | None = None

@@ -147,7 +147,7 @@ def _evaluate_student(
         method=spec.method,
         teacher=recipe.teacher.model if distilled else None,
         student=spec.student.model,
-        head="channel" if student.head == "channel" else "label",
+        head=student.head,
         tuning=spec.student.tuning,
         pattern=labels["pattern"] if labels else None,
         scoring=labels["scoring"] if labels else None,

@@ -16,7 +16,7 @@ METHODS = {
     "context_distillation": "Context distillation",
 }
 TUNINGS = {"full": "all weights", "lora": "LoRA", "bitfit": "BitFit"}
-HEADS = {"label": "label head", "channel": "channel head"}
+HEADS = {"label": "label head", "channel": "channel head", "language_model": "language-model head"}
 SCORINGS = {"direct": "direct", "channel": "channel", "both": "direct and channel"}
 CALIBRATIONS = {"none": "raw", "contextual": "contextual calibration", "batch": "batch calibration"}
 NOT_APPLICABLE = "–"
