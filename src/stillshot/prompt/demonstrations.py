@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from stillshot.config import Budget
 from stillshot.errors import DataError
@@ -43,6 +44,30 @@ def draw_contexts(
         random.Random(f"order:{seed}:{number}").shuffle(shown)
         contexts.append(Context(tuple(shown)))
     return tuple(contexts)
+
+
+def with_shuffled_labels(contexts: Sequence[Context], seed: int) -> tuple[Context, ...]:
+    """Contexts whose texts stay in their places while their labels change theirs, within each context.
+
+    Every context keeps its label counts, so a bias towards a label stays too. The permutation is drawn
+    anew where all labels would stay as they are, unless there is only one label.
+    """
+    return tuple(
+        _with_shuffled_labels(context, random.Random(f"shuffle:{seed}:{number}"))
+        for number, context in enumerate(contexts)
+    )
+
+
+def _with_shuffled_labels(context: Context, rng: random.Random) -> Context:
+    gold = [demonstration.label for demonstration in context.demonstrations]
+    labels = rng.sample(gold, len(gold))
+    while labels == gold and len(set(gold)) > 1:
+        labels = rng.sample(gold, len(gold))
+    return Context(
+        tuple(
+            replace(shown, label=label) for shown, label in zip(context.demonstrations, labels, strict=True)
+        )
+    )
 
 
 def _counts(shots: int, labels: Sequence[str], first: int) -> dict[str, int]:

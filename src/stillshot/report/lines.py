@@ -55,10 +55,10 @@ def headline(results: Results) -> SummaryLine | None:
     """The line the report speaks of: the first context distillation in the records.
 
     It is the recipe's first and not the best one, so the choice does not depend on the outcome. A
-    control without a context is taken only where there is nothing else.
+    control, or a line without a context, is taken only where there is nothing else.
     """
     lines = [line for line in results.summary if line.method == "context_distillation"]
-    return next((line for line in lines if line.num_shots), lines[0] if lines else None)
+    return min(lines, key=lambda line: (line.control is not None, line.num_shots == 0), default=None)
 
 
 def counterpart(results: Results, line: SummaryLine, method: str) -> SummaryLine | None:
