@@ -7,14 +7,18 @@ from statistics import fmean
 
 from stillshot.evaluate.assemble import line_key
 from stillshot.evaluate.records import Cell, Interval, Results, SplitResult, SummaryLine
-from stillshot.report.names import METHODS
+from stillshot.report.names import METHODS, budget
 
 _ORDER = {method: position for position, method in enumerate(METHODS)}
 
 
 def ordered_lines(results: Results) -> list[SummaryLine]:
-    """The summary from the fewest labels to the most, and by method within one budget."""
-    return sorted(results.summary, key=lambda line: (line.labelled, _ORDER.get(line.method, len(_ORDER))))
+    """The summary from the fewest labels to the most, by method within one budget, controls behind theirs."""
+
+    def place(line: SummaryLine) -> tuple[int, int, bool]:
+        return budget(line), _ORDER.get(line.method, len(_ORDER)), line.control is not None
+
+    return sorted(results.summary, key=place)
 
 
 def cells_of(results: Results, line: SummaryLine) -> list[Cell]:

@@ -221,10 +221,14 @@ def explained_controls(lines: Iterable[SummaryLine]) -> str:
     )
 
 
-def _draw_beside(line: SummaryLine) -> str:
-    """For a control without labels of its own, the budget of the lines that it stands beside."""
+def budget(line: SummaryLine) -> int:
+    """The number of labels of a line; for a control that has none, of the lines that it stands beside."""
     found = re.search(r"-n(\d+)x\d+x\d+$", line.key) if line.control and not line.labelled else None
-    return f"beside {plural(int(found[1]), 'label')}" if found else ""
+    return int(found[1]) if found else line.labelled
+
+
+def _labels_or_beside(line: SummaryLine) -> str:
+    return labels(line) if budget(line) == line.labelled else f"beside {plural(budget(line), 'label')}"
 
 
 # What tells two lines of one method apart, in the order in which it is said.
@@ -234,12 +238,11 @@ _TRAITS: tuple[Callable[[SummaryLine], str], ...] = (
     lambda line: model_name(line.teacher) if line.teacher else "",
     _looked_up("head", HEADS),
     _looked_up("tuning", TUNINGS),
-    labels,
+    _labels_or_beside,
     contexts,
     _looked_up("scoring", SCORINGS),
     _looked_up("calibration", CALIBRATIONS),
     lambda line: plural(line.unlabelled, "query") if line.unlabelled else "",
-    _draw_beside,
 )
 
 
