@@ -20,9 +20,10 @@ from pydantic import (
 
 Scoring = Literal["direct", "channel", "both"]
 Calibration = Literal["none", "contextual", "batch"]
-Head = Literal["auto", "label", "channel"]
+Head = Literal["auto", "label", "channel", "language_model"]
 Tuning = Literal["full", "lora", "bitfit"]
 Method = Literal["zero_shot", "in_context", "pattern_finetune", "context_distillation"]
+Control = Literal["zero_shot_teacher", "shuffled_labels"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -275,7 +276,8 @@ class Student(Section):
 
     ``head`` auto is ``label``: a sequence-classification model whose score layer starts, for a
     decoder, from the output embedding at the label words. ``channel`` keeps a decoder's language-model
-    head and scores the query after each label's words.
+    head and scores the query after each label's words. ``language_model`` keeps it too, answers by the next
+    token, and is trained over the whole vocabulary; its label words are one token each.
     """
 
     model: str = "bundled:minilm-l6"
@@ -299,7 +301,14 @@ class Evaluation(Section):
 
 
 class Recipe(Section):
-    """A whole comparison: one task, one teacher, some students, methods, budgets and seeds."""
+    """A whole comparison: one task, one teacher, some students, methods, budgets and seeds.
+
+    ``in_context_models`` says who else than the teacher is asked in context: with ``students`` each decoder
+    student's model, untrained, with one raw context, which is in-context learning at the student's size.
+    ``controls`` are distillations whose soft labels carry nothing of the labelled examples, each beside
+    every ``context_distillation``: from the teacher without a context (``zero_shot_teacher``), and from
+    contexts whose labels are shuffled (``shuffled_labels``).
+    """
 
     name: str
     description: str = ""
@@ -312,6 +321,8 @@ class Recipe(Section):
     methods: list[Method] = Field(
         default=["zero_shot", "in_context", "pattern_finetune", "context_distillation"], min_length=1
     )
+    in_context_models: list[Literal["teacher", "students"]] = Field(default=["teacher"], min_length=1)
+    controls: list[Control] = []
     seeds: list[int] = Field(default=[0], min_length=1)
     evaluation: Evaluation = Evaluation()
 
@@ -323,10 +334,27 @@ class Recipe(Section):
             raise ValueError(f"must be a list: [{value}] for the one seed {value}{several}")
         return value
 
-    @field_validator("seeds", "methods", "budgets", "students")
+    @model_validator(mode="after")
+    def _controls_have_what_they_control(self) -> Recipe:
+        if self.controls and "context_distillation" not in self.methods:
+            raise ValueError(
+                "controls stand beside context_distillation: add it to methods, or leave them out"
+            )
+        return self
+
+    @field_validator("seeds", "methods", "budgets", "students", "in_context_models", "controls")
     @classmethod
     def _nothing_twice(cls, values: list[Any]) -> list[Any]:
         for index, value in enumerate(values):
             if value in values[:index]:
                 raise ValueError(f"given twice: {value}")
         return values
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets_differ(cls, budgets: list[Budget]) -> list[Budget]:
+        sizes = [(budget.labelled, budget.num_contexts, budget.shots) for budget in budgets]
+        for budget, size in zip(budgets, sizes, strict=True):
+            if sizes.count(size) > 1:  # e.g. with num_shots written out, and without
+                raise ValueError(f"given twice: {budget}")
+        return budgets

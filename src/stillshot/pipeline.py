@@ -57,7 +57,7 @@ class Run:
                 except WorkError as error:
                     self.report(name, f"failed: {error}", 0, 0)
                     for spec in self._cells(setting):
-                        if spec.method == "context_distillation" or spec.variant == "teacher":
+                        if spec.needs_labels:
                             self.failures[spec.id] = f"Its queries could not be labelled: {error}"
 
     def train(self, only: Setting | None = None) -> None:
@@ -66,10 +66,7 @@ class Run:
             if spec.id in self.failures:
                 continue
             if spec.student is not None and not self.folder.training(spec.id).is_file():
-                if (
-                    spec.method == "context_distillation"
-                    and not self.folder.labels(spec.setting.name).is_file()
-                ):
+                if spec.needs_labels and not self.folder.labels(spec.setting.name).is_file():
                     raise RunFolderError(
                         f"{self.folder.path} has no soft labels for {spec.id}. Run `stillshot label` first."
                     )
@@ -93,7 +90,11 @@ class Run:
         for spec in self._cells(only):
             if self.folder.is_finished(spec.id) or spec.id in self.failures:
                 continue
-            if spec.variant == "teacher" and not self.folder.labels(spec.setting.name).is_file():
+            if (
+                spec.student is None
+                and spec.needs_labels
+                and not self.folder.labels(spec.setting.name).is_file()
+            ):
                 self.failures[spec.id] = "Its queries are not labelled yet. Run `stillshot label` first."
             elif spec.student is not None and not self.folder.training(spec.id).is_file():
                 self.failures[spec.id] = "Its student is not trained yet. Run `stillshot train` first."
@@ -123,12 +124,14 @@ class Run:
         if spec.id not in self.failures:
             return self.folder.read_cell(spec.id)
         student = spec.student
+        asked = self.recipe.teacher.model if student else spec.model
         return Cell(
             id=spec.id,
             method=spec.method,
-            teacher=self.recipe.teacher.model if spec.method != "pattern_finetune" else None,
+            teacher=asked if spec.method != "pattern_finetune" else None,
             student=student.model if student else None,
             tuning=student.tuning if student else None,
+            control=spec.setting.control,
             seed=spec.setting.seed,
             labelled=spec.setting.budget.labelled,
             parameters=0,
@@ -163,7 +166,7 @@ def open_run(recipe: Recipe, path: Path, report: Report | None = None) -> Run:
     folder = RunFolder(path)
     materials = Materials(recipe)
     check(recipe, materials)
-    digests = materials.digests({s.name: (s.budget, s.seed) for s in settings(recipe)})
+    digests = materials.digests({s.draw: (s.budget, s.seed) for s in settings(recipe)})
     folder.claim(recipe)
     lock = folder.lock()
     folder.claim_data(digests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from doubles import LABELS, PAIRS, SENTIMENT, all_scores, reviews
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from peft import AutoPeftModelForSequenceClassification, PeftModel
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftModel
 from safetensors.torch import load_file
 from scipy.special import log_softmax, softmax
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     MPNetConfig,
@@ -38,7 +39,12 @@ from stillshot.student import frozen, trainer
 from stillshot.student.features import EncoderFeaturizer
 from stillshot.student.lean import lean, passes
 from stillshot.student.saved import Student
-from stillshot.student.trainer import BucketSampler, ContextDistillationConfig, ContextDistillationTrainer
+from stillshot.student.trainer import (
+    BucketSampler,
+    ContextDistillationConfig,
+    ContextDistillationTrainer,
+    collate,
+)
 from stillshot.student.training import TrainingSet, train_student
 from stillshot.student.tuning import check_tuning, count_parameters
 from stillshot.teacher.local import LocalTeacher
@@ -69,14 +75,14 @@ def training_set(queries: int = 20, labelled: int = 4) -> TrainingSet:
 # Before training -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", ["label", "channel"])
+@pytest.mark.parametrize("head", ["label", "channel", "language_model"])
 @pytest.mark.parametrize("model", DECODERS)
 def test_a_fresh_student_is_the_zero_shot_teacher(lively: Lively, model: str, head: str) -> None:
     queries = reviews(13)
     teacher = LocalTeacher(TeacherSection(model=lively(model), dtype="float32"))
     writer = PromptWriter(SENTIMENT, Prompt(), teacher.encoder)
-    tokens = [ids[0] for ids in writer.verbalizer.token_ids] if head == "label" else None
-    prompts = writer.prompts("direct" if head == "label" else "channel", Context(), queries)
+    tokens = [ids[0] for ids in writer.verbalizer.token_ids] if head != "channel" else None
+    prompts = writer.prompts("channel" if head == "channel" else "direct", Context(), queries)
     expected = log_softmax(all_scores(teacher, prompts, tokens), axis=-1)
     found = np.log(student_of(lively(model), head=head).predict_proba(queries))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
@@ -94,7 +100,13 @@ def test_label_words_of_several_tokens_start_from_their_mean(lively: Lively) -> 
 
 @pytest.mark.parametrize(
     ("model", "head"),
-    [*((m, "label") for m in [*DECODERS, "bert"]), ("llama", "channel"), ("opt", "channel")],
+    [
+        *((m, "label") for m in [*DECODERS, "bert"]),
+        ("llama", "channel"),
+        ("opt", "channel"),
+        ("llama", "language_model"),
+        ("opt", "language_model"),
+    ],
 )
 def test_predictions_do_not_depend_on_padding_batches_or_order(lively: Lively, model: str, head: str) -> None:
     student, queries = student_of(lively(model), head=head), reviews(12, longest=90)
@@ -176,6 +188,7 @@ def train_steps(student: Student, rows: list[dict[str, Any]], folder: Path, **se
         model=student.model,
         args=arguments,
         pad=student.featurizer.pad,
+        label_tokens=student.label_tokens,
         train_dataset=rows,
         optimizers=(optimizer, schedule),
     )
@@ -202,7 +215,14 @@ TRAINS: dict[str, Callable[[str], bool]] = {
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "bitfit"])
 @pytest.mark.parametrize(
-    ("model", "head"), [("opt", "label"), ("opt", "channel"), ("gpt_neox", "label"), ("bert", "label")]
+    ("model", "head"),
+    [
+        ("opt", "label"),
+        ("opt", "channel"),
+        ("opt", "language_model"),
+        ("gpt_neox", "label"),
+        ("bert", "label"),
+    ],
 )
 def test_only_what_the_tuning_names_is_trained(
     lively: Lively, tmp_path: Path, model: str, head: str, tuning: str
@@ -256,16 +276,26 @@ def test_lora_on_modules_that_do_not_exist_names_those_that_do(lively: Lively) -
         student_of(lively("llama"), tuning="lora", lora=Lora(target_modules=["q_projection"]))
 
 
-def test_a_channel_head_on_an_encoder_is_refused(lively: Lively) -> None:
-    with pytest.raises(ModelError, match=r"bert.*head: label, or a decoder"):
-        student_of(lively("bert"), head="channel")
+@pytest.mark.parametrize("head", ["channel", "language_model"])
+def test_a_head_that_an_encoder_has_not_is_refused(lively: Lively, head: str) -> None:
+    with pytest.raises(ModelError, match=rf"bert.*head: {head} is not possible.*head: label, or a decoder"):
+        student_of(lively("bert"), head=head)
+
+
+def test_next_token_answers_need_label_words_of_one_token(lively: Lively) -> None:
+    section = section_of(lively("llama"), head="language_model")
+    with pytest.raises(PromptError, match=r"' quite bad' of 'negative' is \d+ tokens.*or use head: label"):
+        Student.create(section, SENTIMENT, Prompt(pattern="several"))
 
 
 # How it trains -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("queries", [20, 15])  # with 4 labelled rows: three whole batches, and a remainder
-@pytest.mark.parametrize(("model", "head"), [("llama", "label"), ("opt", "channel"), ("bert", "label")])
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [("llama", "label"), ("opt", "channel"), ("bert", "label"), ("opt", "language_model")],
+)
 def test_accumulated_batches_are_one_batch(
     lively: Lively, tmp_path: Path, model: str, head: str, queries: int
 ) -> None:
@@ -289,7 +319,10 @@ def test_accumulated_batches_are_one_batch(
 
 
 @pytest.mark.parametrize("pass_tokens", [1, 40, 200])
-@pytest.mark.parametrize(("model", "head"), [("llama", "label"), ("opt", "channel"), ("bert", "label")])
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [("llama", "label"), ("opt", "channel"), ("bert", "label"), ("opt", "language_model")],
+)
 def test_a_batch_in_passes_is_the_whole_batch(
     lively: Lively, tmp_path: Path, model: str, head: str, pass_tokens: int
 ) -> None:
@@ -330,6 +363,7 @@ FROZEN = [
     ("bert", {"head": "label"}),
     ("gpt2", {"head": "label"}),
     ("gpt_neox", {"head": "channel"}),
+    ("llama", {"head": "language_model"}),
 ]
 
 
@@ -457,16 +491,51 @@ def test_layers_that_train_are_not_taken_for_frozen(lively: Lively, settings: di
     assert frozen.frozen_layers(student_of(lively("opt"), **settings).model) == []
 
 
-def test_training_moves_the_student_to_its_soft_labels(lively: Lively, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", ["label", "language_model"])
+def test_training_moves_the_student_to_its_soft_labels(lively: Lively, tmp_path: Path, head: str) -> None:
     data = training_set(12, labelled=0)
     training = Training(epochs=60, learning_rate=1e-2, hard_label_weight=0.0, warmup_ratio=0.0)
-    train_student(
-        section_of(lively("llama")), SENTIMENT, Prompt(), training, data, tmp_path / "student", seed=0
-    )
-    found = Student.load(tmp_path / "student").predict_proba(data.queries)
+    section = section_of(lively("llama"), head=head)
+    train_student(section, SENTIMENT, Prompt(), training, data, tmp_path / "student", seed=0)
+    student = Student.load(tmp_path / "student")
+    found, started = (s.predict_proba(data.queries) for s in (student, student_of(section.model, head=head)))
     assert data.soft_labels is not None
-    started = student_of(lively("llama")).predict_proba(data.queries)
     assert np.abs(found - data.soft_labels).mean() < 0.3 * np.abs(started - data.soft_labels).mean()
+    if head == "language_model":  # it also learned to answer with a label word at all
+        assert label_mass(student, data.queries) > 0.9
+        assert label_mass(student_of(section.model, head=head), data.queries) < 0.5
+
+
+def label_mass(student: Student, queries: Sequence[Example]) -> float:
+    """The smallest probability that a next token is a label word."""
+    inputs = student.featurizer.pad(student.featurizer.features(queries))
+    with torch.no_grad():
+        logits = student.model.eval()(**inputs).logits
+    assert logits.shape[-1] > len(LABELS)
+    return float(logits.softmax(-1)[:, student.label_tokens].sum(-1).min())
+
+
+def test_the_vocabulary_loss_is_cross_entropy_of_next_tokens(lively: Lively, tmp_path: Path) -> None:
+    """Against plain transformers, one unpadded prompt at a time."""
+    student, data = student_of(lively("opt"), head="language_model"), training_set(5, labelled=3)
+    rows = data.rows(student, 0.3)
+    trainer = ContextDistillationTrainer(
+        model=student.model.eval(),
+        args=ContextDistillationConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True),
+        pad=student.featurizer.pad,
+        label_tokens=student.label_tokens,
+        train_dataset=rows,
+    )
+    found = trainer.compute_loss(student.model, collate(rows, student.featurizer.pad))
+    losses = []
+    for row in rows:
+        with torch.no_grad():
+            logits = student.model.language_model(torch.tensor([row["input_ids"]])).logits[0, -1]
+        surprise = -logits.log_softmax(-1)[student.label_tokens].double().numpy()
+        soft = np.array(row["soft_labels"])
+        entropy = -np.sum(soft * np.log(np.maximum(soft, 1e-30)))
+        losses.append(row["row_weight"] * (surprise @ soft - entropy))
+    assert found.item() == pytest.approx(np.mean(losses), rel=1e-4)
 
 
 def test_each_epoch_has_an_order_of_its_own(lively: Lively, tmp_path: Path) -> None:
@@ -490,6 +559,7 @@ RESUMED = [
     ("opt", {"tuning": "full"}),
     ("bert", {"tuning": "lora", "lora": Lora(dropout=0.2)}),
     ("llama", {"tuning": "lora", "head": "channel", "lora": Lora(dropout=0.2)}),
+    ("opt", {"tuning": "lora", "head": "language_model", "lora": Lora(dropout=0.2)}),
     ("gpt2", {"tuning": "bitfit"}),
     ("llama", {"tuning": "lora", "lora": Lora(dropout=0.2, layers=1)}),
 ]
@@ -621,7 +691,15 @@ def prompts_of(student: Student, queries: list[Example]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("model", "head"),
-    [("opt", "label"), ("opt", "channel"), ("gpt2", "label"), ("gpt2", "channel"), ("bert", "label")],
+    [
+        ("opt", "label"),
+        ("opt", "channel"),
+        ("opt", "language_model"),
+        ("gpt2", "label"),
+        ("gpt2", "channel"),
+        ("gpt2", "language_model"),
+        ("bert", "label"),
+    ],
 )
 @pytest.mark.parametrize("tuning", ["full", "lora", "bitfit"])
 def test_a_loaded_student_is_the_saved_one(
@@ -667,6 +745,21 @@ def test_plain_peft_loads_a_lora_student(lively: Lively, tmp_path: Path, model: 
     assert in_two.config.id2label == dict(enumerate(LABELS))
     np.testing.assert_allclose(answers_of(in_two, folder, texts), expected, atol=1e-5)
     assert not (folder / "model.safetensors").exists()  # the adapter alone, not the base
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_plain_libraries_load_a_next_token_student(lively: Lively, tmp_path: Path, tuning: str) -> None:
+    student, queries = stirred(lively("opt"), tuning=tuning, head="language_model"), reviews(9)
+    student.save(tmp_path / "s")
+    kind = AutoModelForCausalLM if tuning == "full" else AutoPeftModelForCausalLM
+    plain, tokenizer = kind.from_pretrained(tmp_path / "s"), AutoTokenizer.from_pretrained(tmp_path / "s")
+    words = [tokenizer(" No", add_special_tokens=False).input_ids, tokenizer(" Yes").input_ids[-1:]]
+    for query, row in zip(queries, student.predict_proba(queries), strict=True):
+        (text,) = prompts_of(student, [query])
+        with torch.no_grad():
+            logits = plain.eval()(**tokenizer(text, return_tensors="pt")).logits[0, -1]
+        found = logits[[ids[0] for ids in words]].softmax(-1)
+        np.testing.assert_allclose(found.numpy(), row, atol=1e-5)
 
 
 def test_a_folder_without_a_student_is_an_error(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def summary_line(cells: list[Cell]) -> SummaryLine:
         return found
 
     shared = (
-        "method teacher student head tuning scoring calibration num_shots num_contexts labelled unlabelled "
+        "method teacher student head tuning scoring calibration num_shots num_contexts control labelled unlabelled "
         "parameters trainable_parameters model_bytes peak_memory_bytes train_seconds label_seconds latency_ms"
     )
     return SummaryLine(

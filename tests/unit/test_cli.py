@@ -212,7 +212,12 @@ def test_predict_without_a_student_or_a_file(student_folder: Path) -> None:
 
 
 def test_predict_lists_the_students_near_a_path_that_is_none(student_folder: Path) -> None:
-    names = ("context_distillation-a-s0", "context_distillation-a-s1", "pattern_finetune-a-s0")
+    names = (
+        "context_distillation-a-s0",
+        "context_distillation-a-s1",
+        "pattern_finetune-a-s0",
+        "shuffled_labels-a-s0",
+    )
     for name in names:
         folder = Path("runs/x/students") / name
         folder.mkdir(parents=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr, softmax
 from torch import Tensor
 
-from stillshot.student.losses import distillation_loss, divergence, row_weights
+from stillshot.student.losses import distillation_loss, divergence, row_weights, vocabulary_targets
 
 Array = NDArray[np.float64]
 LOGITS = arrays(np.float64, (4, 3), elements=st.floats(-8, 8))
@@ -128,6 +128,34 @@ def test_the_gradient_goes_to_the_student_alone() -> None:
     expected = (student.detach().softmax(-1) - soft) / 2
     torch.testing.assert_close(student.grad, expected)
     assert soft.grad is None
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5])
+def test_over_a_vocabulary_all_other_tokens_count_as_one(beta: float, temperature: float) -> None:
+    """The target has no mass on them, at any temperature, so only their mass together matters."""
+    logits = torch.randn(3, 40_000, generator=torch.Generator().manual_seed(0))
+    soft, labels, tokens = torch.tensor([[0.3, 0.7]]).repeat(3, 1), torch.tensor([-100, 1, -100]), [7, 31_000]
+    spread, token_ids = vocabulary_targets(soft, labels, tokens, logits.shape[1])
+    assert token_ids.tolist() == [-100, 31_000, -100]
+    torch.testing.assert_close(spread[:, tokens], soft)
+    assert spread.sum() == pytest.approx(3.0)
+    found = distillation_loss(logits, spread, token_ids, torch.ones(3), beta=beta, temperature=temperature)
+    softened = (logits / temperature).log_softmax(-1)
+    others = [token for token in range(logits.shape[1]) if token not in tokens]
+    grouped = torch.cat([softened[:, tokens], softened[:, others].logsumexp(-1, keepdim=True)], dim=-1)
+    target = torch.cat([(soft.log() / temperature).softmax(-1), torch.zeros(3, 1)], dim=-1)
+    divergences = divergence(grouped, target, beta) * temperature**2
+    hard = -logits.log_softmax(-1)[1, 31_000]
+    torch.testing.assert_close(found, (divergences[0] + hard + divergences[2]) / 3, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_teacher_rules_out_stays_ruled_out_at_any_temperature() -> None:
+    soft = torch.tensor([[0.5, 0.5, 0.0]])
+    agreeing = torch.tensor([[0.0, 0.0, -1e4]])
+    for beta in (0.0, 0.5, 1.0):
+        found = divergence(agreeing, soft, beta, temperature=5.0)
+        torch.testing.assert_close(found, torch.zeros(1), atol=1e-5, rtol=0.0)
 
 
 def test_reduced_precision_logits_are_raised_to_float32() -> None:

@@ -63,8 +63,9 @@ def test_the_best_student_is_the_distilled_one_with_the_highest_accuracy(tmp_pat
         cell("context_distillation", seed, id=f"s{seed}", gain=gain, failed=failed)
         for seed, gain, failed in ((0, 0.0, None), (1, 0.1, None), (2, 0.2, "It failed."), (3, 0.3, None))
     ]
+    cells.append(cell("context_distillation", id="control", gain=0.3, control="zero_shot_teacher"))
     results = make_results(cells=[*cells, cell("pattern_finetune", id="other", gain=0.4)])
-    for name in ("s0", "s1", "s2", "other"):  # s3 was removed
+    for name in ("s0", "s1", "s2", "other", "control"):  # s3 was removed
         (tmp_path / "students" / name).mkdir(parents=True)
     assert best_student(results, tmp_path) == tmp_path / "students" / "s1"
     assert best_student(make_results(cells=[cell("zero_shot")]), tmp_path) is None

@@ -376,6 +376,14 @@ def test_contexts_of_all_examples_hold_them_all_where_they_do_not_divide_evenly(
         assert {d.fields["text"] for d in shown.demonstrations} == {e.fields["text"] for e in labelled}
 
 
+def test_contexts_of_fewer_examples_than_labels_show_the_labels_there_are() -> None:
+    labelled, names = [review("one", "b"), review("two", "c")], ["a", "b", "c"]
+    (one,) = draw_contexts(labelled[:1], names, Budget(labelled=1, num_contexts=1), seed=0)
+    assert one.demonstrations == (labelled[0],)
+    contexts = draw_contexts(labelled, names, Budget(labelled=2, num_contexts=4, num_shots=1), seed=0)
+    assert [shown.demonstrations[0].label for shown in contexts] == ["b", "c", "b", "c"]
+
+
 def test_more_contexts_begin_with_the_fewer() -> None:
     labelled = reviews(16)
     four, six = (

@@ -7,16 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_fixtures import LABELS, METHODS, Page, cell, make_results, split_result, summary_line, write_run
 
 from stillshot.errors import RunFolderError
-from stillshot.evaluate.records import Interval, Results
+from stillshot.evaluate.records import Cell, Comparison, Interval, Results
 from stillshot.report import markdown_table, names, tables, write_report
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
 from stillshot.report.examples import choose_examples
-from stillshot.report.lines import cells_of
+from stillshot.report.lines import cells_of, headline, ordered_lines
 from stillshot.report.narrative import tell
 
 NASTY = "<script>alert(\"1\")</script> & 'quotes' 😀 שלום $x_1$ --> \x00 \ud800"
@@ -333,6 +334,55 @@ def test_lines_of_one_method_get_different_names() -> None:
         "lora": "Context distillation (LoRA) [lora]",
         "other": "Context distillation (LoRA) [other]",
     }
+
+
+def controls(labelled: int = 16) -> list[Cell]:
+    """The cells of two controls, called as in a run."""
+    none: dict[str, Any] = {"num_shots": 0, "num_contexts": 0, "labelled": 0}
+    sorts = {"zero_shot_teacher": none, "shuffled_labels": {"labelled": labelled, "num_shots": labelled}}
+    return [
+        cell("context_distillation", id=f"{name}-m-n{labelled}x4x4-s0", control=name, **own)
+        for name, own in sorts.items()
+    ]
+
+
+def test_controls_are_named_and_told_apart_from_what_they_control() -> None:
+    main = [cell("context_distillation", labelled=n, id=f"m-n{n}x4x4-s0") for n in (16, 32)]
+    told = names.line_names([summary_line([one]) for one in (main[0], *controls())])
+    assert list(told.values()) == [
+        "Context distillation",
+        "Context distillation (control: teacher without context)",
+        "Context distillation (control: shuffled labels)",
+    ]
+    told = names.line_names([summary_line([one]) for one in (*main, *controls(), *controls(32))])
+    assert told["zero_shot_teacher-m-n32x4x4"] == (
+        "Context distillation (control: teacher without context, beside 32 labels)"
+    )
+    assert told["m-n32x4x4"] == "Context distillation (32 labels)"
+    assert "shuffled_labels-m" not in " ".join(told.values())
+    cells = [*controls(32), *controls(), *main, cell("zero_shot")]
+    results = make_results(cells=cells, summary=[summary_line([one]) for one in cells], comparisons=[])
+    assert [line.key.split("-")[0] for line in ordered_lines(results)] == [
+        "zero_shot", "m", "zero_shot_teacher", "shuffled_labels", "m", "zero_shot_teacher", "shuffled_labels",
+    ]  # fmt: skip
+
+
+def test_controls_are_neither_headline_nor_variants(tmp_path: Path) -> None:
+    main = cell("context_distillation", id="m-n16x4x4-s0")
+    cells = [*controls(), main, cell("in_context")]
+    results = make_results(cells=cells, summary=[summary_line([one]) for one in cells], comparisons=[])
+    line = headline(results)
+    assert line is not None
+    assert line.key == "m-n16x4x4"
+    assert not any("variants" in caveat for caveat in tell(results).caveats)
+    page = write_report(write_run(tmp_path, results)).read_text(encoding="utf-8")
+    assert "Controls show how much the demonstrations gave" in page
+    table = markdown_table(results)
+    assert table.count("control: shuffled labels") == 1
+    alone = make_results(cells=cells[:1], summary=[summary_line([cells[0]])], comparisons=[])
+    assert "no demonstration (a control)" in tell(alone).setup
+    shuffled = make_results(cells=cells[1:2], summary=[summary_line([cells[1]])], comparisons=[])
+    assert "with shuffled labels (a control), and gave soft labels" in tell(shuffled).setup
 
 
 @pytest.mark.parametrize(

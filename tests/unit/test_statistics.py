@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -373,3 +374,21 @@ def test_comparisons_hold_every_pair_and_one_correction_for_all() -> None:
         far = one.b != f"pattern_finetune-m-{at}"
         assert (one.p_holm is not None and one.p_holm < 0.05) is far
         assert (one.p_mcnemar < 0.05) is far
+
+
+def test_a_control_is_compared_with_the_line_it_stands_beside() -> None:
+    distilled = cell("context_distillation", id="context_distillation-a-n16x4x8-s0")
+    control: dict[str, Any] = {"id": "shuffled_labels-a-n16x4x8-s0", "control": "shuffled_labels"}
+    assert _comparable(distilled, cell("context_distillation", **control))
+    assert not _comparable(distilled, cell("context_distillation", **control | {"tuning": "lora"}))
+    assert not _comparable(
+        distilled, cell("context_distillation", **control | {"id": "shuffled_labels-a-n32x4x8-s0"})
+    )
+    assert not _comparable(distilled, distilled)
+
+
+def test_student_sized_in_context_learning_is_compared_too() -> None:
+    distilled = cell("context_distillation", id="context_distillation-a-n16x4x8-s0", student="small")
+    for model, comparable in (("small", True), (distilled.teacher, True), ("another", False)):
+        other = cell("in_context", id="in_context-m-raw-n16x4x8-s0", teacher=model)
+        assert _comparable(distilled, other) is comparable

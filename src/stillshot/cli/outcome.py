@@ -71,13 +71,13 @@ def _accuracies(column: Sequence[Interval | None]) -> list[Any]:
 
 
 def _method(line: SummaryLine) -> Any:
-    """The method; in-context learning with its contexts x shots and how its answers were calibrated."""
+    """The method or control; in-context learning with its contexts x shots and how it was calibrated."""
     from rich.text import Text
 
     from stillshot.report import names
 
     if line.method != "in_context":
-        return Text(names.method_name(line.method))
+        return Text(names.row_name(line))
     calibration = names.CALIBRATIONS.get(line.calibration or "", "").split(" ")[0]
     return Text(", ".join(filter(None, ("In-context", f"{line.num_contexts}x{line.num_shots}", calibration))))
 
@@ -89,8 +89,8 @@ def _model(line: SummaryLine) -> Any:
     from stillshot.report import names
 
     told = [names.model_name(line.student or line.teacher)]
-    if line.head == "channel":
-        told.append("channel")
+    if line.head not in (None, "label"):
+        told.append(names.HEADS.get(line.head, line.head).removesuffix(" head"))
     if line.tuning not in (None, "full"):
         told.append(names.TUNINGS.get(line.tuning, line.tuning))
     return Text(", ".join(told))
@@ -102,7 +102,9 @@ def _model(line: SummaryLine) -> Any:
 def best_student(results: Results, folder: Path) -> Path | None:
     """The folder of the distilled student with the highest accuracy, in-domain where that was measured."""
     distilled = [
-        cell for cell in results.cells if cell.method == "context_distillation" and cell.failed is None
+        cell
+        for cell in results.cells
+        if cell.method == "context_distillation" and cell.control is None and cell.failed is None
     ]
     there = [cell for cell in distilled if (folder / "students" / cell.id).is_dir()]
     best = max(there, key=_accuracy, default=None)

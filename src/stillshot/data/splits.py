@@ -26,22 +26,18 @@ def draw_labelled(
     """``count`` examples with distinct texts, balanced over the labels.
 
     Every round takes one example of each label, in an order of the labels that is drawn anew, so a
-    remainder is spread over labels by the seed. A draw of 16 is the beginning of the draw of 96.
+    remainder is spread over labels by the seed. A draw of 16 is the beginning of the draw of 96. Of fewer
+    examples than labels, each has a label of its own and the others have none.
 
     Args:
         examples: Candidates; those without a label are passed over.
         task: Says which labels there are.
-        count: How many, at least one for each label.
+        count: How many.
         seed: Which draw.
 
     Raises:
-        DataError: ``count`` is smaller than the number of labels, or a label has too few examples.
+        DataError: A label has too few examples.
     """
-    if count < len(task.labels):
-        raise DataError(
-            f"{count} labelled examples cannot cover the {len(task.labels)} labels of task {task.name!r}. "
-            f"Ask for at least {len(task.labels)}."
-        )
     rounds = -(-count // len(task.labels))
     turns = [
         (label, turn)

@@ -88,8 +88,8 @@ def _answers(folder: RunFolder, cell_id: str) -> dict[str, tuple[list[str], NDAr
 
 def _with_agreement(cell: Cell, cells: Sequence[Cell], found: Answers) -> Cell:
     """The record with the share of items on which its teacher, so asked, answers the same, by evaluation set."""
-    if cell.failed is not None or cell.method != "context_distillation":
-        return cell
+    if cell.failed is not None or cell.method != "context_distillation" or cell.control is not None:
+        return cell  # the teacher of a control is not evaluated itself
     same = ("teacher", "num_contexts", "scoring", "calibration", "pattern", "channel")
     teacher = next(
         (
@@ -154,6 +154,7 @@ _IDENTITY = frozenset(
         "tuning",
         "num_shots",
         "num_contexts",
+        "control",
     }
     | {"labelled", "unlabelled", "parameters", "trainable_parameters", "model_bytes"}
 )
@@ -165,12 +166,12 @@ _CHOSEN = ("pattern", "channel", "scoring", "calibration")
 def _comparisons(lines: dict[str, list[Cell]], found: Answers, samples: int) -> list[Comparison]:
     """Each distilled line against the other methods of its budget, which are one family for Holm's correction.
 
-    The others are zero-shot, both kinds of in-context learning, and fine-tuning of the same student.
+    The others are its controls, zero-shot, in-context learning and fine-tuning of the same student.
     """
     pairs = [
         (key, other_key, split, paired)
         for key, members in lines.items()
-        if members[0].method == "context_distillation"
+        if members[0].method == "context_distillation" and members[0].control is None
         for other_key, others in lines.items()
         if _comparable(members[0], others[0]) and (paired := _paired(members, others))
         for split in members[0].splits
@@ -205,11 +206,10 @@ def _comparable(distilled: Cell, other: Cell) -> bool:
     if line_key(setting_of(other.id)) != line_key(setting_of(distilled.id)):  # another budget
         return False
     if other.method == "in_context":
-        return other.teacher == distilled.teacher
-    same = ("student", "head", "tuning")
-    return other.method == "pattern_finetune" and all(
-        getattr(other, n) == getattr(distilled, n) for n in same
-    )
+        return other.teacher in (distilled.teacher, distilled.student)
+    if other.method == "context_distillation" and other.control is None:
+        return False
+    return all(getattr(other, n) == getattr(distilled, n) for n in ("student", "head", "tuning"))
 
 
 def _paired(members: list[Cell], others: list[Cell]) -> list[tuple[Cell, Cell]]:

@@ -68,14 +68,15 @@ class Cell(Record):
     teacher. ``labelled`` counts labelled examples used, ``unlabelled`` queries taught by soft labels.
     ``peak_memory_bytes`` is what training (or, where nothing is trained, asking the model) took above
     the process with its libraries loaded. ``teacher_agreement`` is, by evaluation set, the share of
-    items where the student's answer is its teacher's.
+    items where the student's answer is its teacher's. ``control`` marks a distillation that is to show what
+    the context gave: its teacher saw none, or one with shuffled labels.
     """
 
     id: str
     method: Literal["zero_shot", "in_context", "pattern_finetune", "context_distillation"]
     teacher: str | None = None
     student: str | None = None
-    head: Literal["label", "channel"] | None = None
+    head: Literal["label", "channel", "language_model"] | None = None
     tuning: Literal["full", "lora", "bitfit"] | None = None
     pattern: str | None = None
     channel: str | None = None
@@ -83,6 +84,7 @@ class Cell(Record):
     calibration: Literal["none", "contextual", "batch"] | None = None
     num_shots: int = 0
     num_contexts: int = 0
+    control: Literal["zero_shot_teacher", "shuffled_labels"] | None = None
     seed: int
     labelled: int = 0
     unlabelled: int = 0
@@ -130,6 +132,7 @@ class SummaryLine(Record):
     calibration: str | None
     num_shots: int
     num_contexts: int
+    control: str | None = None
     labelled: int
     unlabelled: int
     in_domain: dict[str, Interval]

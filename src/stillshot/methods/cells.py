@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from stillshot.config import Budget, Method, Recipe, Student
+from stillshot.config import Budget, Control, Method, Recipe, Student
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
 from stillshot.student.heads import resolve_head
@@ -16,15 +16,21 @@ Variant = Literal["raw", "teacher"]
 
 @dataclass(frozen=True)
 class Setting:
-    """One budget and one seed: what the draw of examples depends on."""
+    """One budget and one seed, on which the draw of examples depends; and which control, if it is one."""
 
     budget: Budget
     seed: int
+    control: Control | None = None
+
+    @property
+    def draw(self) -> str:
+        """The name of its draw, which a control shares with what it stands beside."""
+        return f"n{self.budget.labelled}x{self.budget.num_contexts}x{self.budget.shots}-s{self.seed}"
 
     @property
     def name(self) -> str:
         """Unique within a recipe."""
-        return f"n{self.budget.labelled}x{self.budget.num_contexts}x{self.budget.shots}-s{self.seed}"
+        return f"{self.control}-{self.draw}" if self.control else self.draw
 
 
 @dataclass(frozen=True)
@@ -42,52 +48,79 @@ class CellSpec:
     student: Student | None = None
     variant: Variant | None = None
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether its setting's queries must be labelled first."""
+        return self.method == "context_distillation" or self.variant == "teacher"
+
 
 def settings(recipe: Recipe) -> list[Setting]:
-    """Every budget with every seed."""
-    return [Setting(budget, seed) for budget in recipe.budgets for seed in recipe.seeds]
+    """Every budget with every seed, each followed by its controls.
+
+    One demonstration has no label to change places with, so a context of one is not shuffled.
+    """
+    return [
+        Setting(budget, seed, control)
+        for budget in recipe.budgets
+        for seed in recipe.seeds
+        for control in (None, *recipe.controls)
+        if not (control == "shuffled_labels" and budget.shots == 1)
+    ]
 
 
 def cells(recipe: Recipe) -> list[CellSpec]:
     """Every cell of a recipe, in the order in which they run; cells that share a draw are neighbours."""
     found = _zero_shot(recipe) if "zero_shot" in recipe.methods else []
     names = _student_names(recipe)
+    trained: list[Method] = [m for m in ("pattern_finetune", "context_distillation") if m in recipe.methods]
     for setting in settings(recipe):
-        if "in_context" in recipe.methods:
-            variants: list[Variant] = ["raw"] if _asks_raw(recipe, setting.budget) else ["raw", "teacher"]
-            found += [
-                CellSpec(
-                    f"in_context-{_short(recipe.teacher.model)}-{variant}-{setting.name}",
-                    "in_context",
-                    recipe.teacher.model,
-                    setting,
-                    variant=variant,
-                )
-                for variant in variants
-            ]
-        trained: list[Method] = [
-            m for m in ("pattern_finetune", "context_distillation") if m in recipe.methods
-        ]
+        if setting.control is None and "in_context" in recipe.methods:
+            found += _in_context(recipe, setting)
         for method in trained:
+            if setting.control is not None and method != "context_distillation":
+                continue
             for name, student in zip(names, recipe.students, strict=True):
-                cell_id = f"{method}-{name}-{setting.name}"
+                cell_id = f"{setting.control or method}-{name}-{setting.draw}"
                 found.append(CellSpec(cell_id, method, student.model, setting, student=student))
     return found
 
 
 def asked_settings(recipe: Recipe) -> list[Setting]:
     """Settings whose queries the teacher must label before cells run."""
-    if "context_distillation" in recipe.methods or "in_context" in recipe.methods:
-        return settings(recipe)
-    return []
+    needed = {spec.setting.name for spec in cells(recipe) if spec.needs_labels}
+    return [setting for setting in settings(recipe) if setting.name in needed]
+
+
+def _in_context(recipe: Recipe, setting: Setting) -> list[CellSpec]:
+    """The teacher raw and as it labels the queries, and on request other models, raw."""
+    asked: list[tuple[str, Variant]] = []
+    if "teacher" in recipe.in_context_models:
+        asked.append((recipe.teacher.model, "raw"))
+        if not _asks_raw(recipe, setting.budget):
+            asked.append((recipe.teacher.model, "teacher"))
+    if "students" in recipe.in_context_models:
+        for model in student_decoders(recipe):
+            if (model, "raw") not in asked:
+                asked.append((model, "raw"))
+    names = _numbered([f"in_context-{_short(model)}-{variant}" for model, variant in asked])
+    return [
+        CellSpec(f"{name}-{setting.name}", "in_context", model, setting, variant=variant)
+        for name, (model, variant) in zip(names, asked, strict=True)
+    ]
+
+
+def student_decoders(recipe: Recipe) -> list[str]:
+    """The models of students that can be asked without training, each once."""
+    decoders = [
+        student.model
+        for student in recipe.students
+        if not load.is_encoder(load.load_config(resolve_model(student.model, student.revision)))
+    ]
+    return list(dict.fromkeys(decoders))
 
 
 def _zero_shot(recipe: Recipe) -> list[CellSpec]:
-    models = [recipe.teacher.model]
-    for student in recipe.students:
-        config = load.load_config(resolve_model(student.model, student.revision))
-        if student.model not in models and not load.is_encoder(config):
-            models.append(student.model)
+    models = list(dict.fromkeys([recipe.teacher.model, *student_decoders(recipe)]))
     first = settings(recipe)[0]
     names = _numbered([f"zero_shot-{_short(model)}" for model in models])
     return [CellSpec(name, "zero_shot", model, first) for name, model in zip(names, models, strict=True)]

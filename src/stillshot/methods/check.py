@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from stillshot.config import Recipe
 from stillshot.data.splits import FEW_ITEMS
 from stillshot.errors import RecipeError
-from stillshot.methods.cells import asked_settings, cells, settings
+from stillshot.methods.cells import Setting, asked_settings, cells, settings
 from stillshot.methods.materials import Materials
-from stillshot.methods.selection import named, variants
+from stillshot.methods.selection import check_selection, named, variants
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
 from stillshot.prompt.budget import fitted_contexts, fitted_prompts
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import Kind, PromptWriter
-from stillshot.student.heads import resolve_head
+from stillshot.student.heads import next_tokens, resolve_head
 from stillshot.student.tuning import check_tuning
 from stillshot.teacher import answers
 from stillshot.teacher.local import LocalTeacher
@@ -64,6 +64,7 @@ def check(recipe: Recipe, materials: Materials | None = None) -> list[Finding]:
         for s in materials.evaluation_sets
         if len(s.examples) < FEW_ITEMS
     ]
+    findings += _check_budgets(recipe, materials)
     checked = _check_teacher(recipe, materials)
     findings += _amounts(recipe, materials)
     findings += checked
@@ -96,7 +97,8 @@ def _teacher_prompts(recipe: Recipe, materials: Materials) -> str:
     teacher, items = recipe.teacher, sum(len(s.examples) for s in materials.evaluation_sets)
     ways = len(answers.kinds_of(teacher.scoring))
     labelling = sum(
-        ways * setting.budget.num_contexts * recipe.data.num_unlabelled for setting in asked_settings(recipe)
+        ways * len(_contexts(materials, setting)) * recipe.data.num_unlabelled
+        for setting in asked_settings(recipe)
     )
     evaluating = 0
     for cell in cells(recipe):
@@ -106,6 +108,28 @@ def _teacher_prompts(recipe: Recipe, materials: Materials) -> str:
             evaluating += items
     more = "; some more to select how it is asked" if teacher.select else ""
     return f"up to {labelling:,} to label queries, up to {evaluating:,} to be evaluated{more}"
+
+
+def _contexts(materials: Materials, setting: Setting) -> Sequence[Context]:
+    return materials.draw(setting.budget, setting.seed, setting.control).contexts
+
+
+def _check_budgets(recipe: Recipe, materials: Materials) -> list[Finding]:
+    """What a small budget leaves out."""
+    labels, findings = materials.task.labels, []
+    for budget in recipe.budgets:
+        if recipe.teacher.select:
+            for seed in recipe.seeds:
+                check_selection(materials.draw(budget, seed).labelled, labels)
+        if budget.labelled < len(labels):
+            detail = f"labelled {budget.labelled} leaves {len(labels) - budget.labelled} of {len(labels)} labels without one"
+            findings.append(
+                Finding("few labelled examples", f"{detail}; which, the seed decides.", warning=True)
+            )
+        if budget.shots == 1 and "shuffled_labels" in recipe.controls:
+            detail = f"a context of one demonstration (labelled {budget.labelled}) has no labels to shuffle, so that"
+            findings.append(Finding("controls", f"{detail} control is left out there.", warning=True))
+    return findings
 
 
 def _count(number: int, noun: str) -> str:
@@ -125,13 +149,9 @@ def _check_teacher(recipe: Recipe, materials: Materials) -> list[Finding]:
             ways.append((kind, PromptWriter(task, named(prompt, kind, name), teacher.encoder)))
     longest = 0
     for setting in settings(recipe):
-        draw = materials.draw(setting.budget, setting.seed)
-        # The longest texts make the longest prompts; a few of them stand for all.
-        asked = _longest(materials.all_asked(draw))
+        contexts, asked = _contexts(materials, setting), _asked(materials, setting)
         for kind, way in ways:
-            for context in fitted_contexts(way, [kind], draw.contexts, asked, teacher.window):
-                prompts = fitted_prompts(way, kind, context, asked, teacher.window)
-                longest = max(longest, *(len(s.ids) for p in prompts for s in p.sequences))
+            longest = max(longest, _longest_prompt(way, kind, contexts, asked, teacher.window))
     words = ", ".join(
         f"{word!r} ({len(ids)} token{'s' if len(ids) > 1 else ''})"
         for word, ids in zip(writer.verbalizer.words, writer.verbalizer.token_ids, strict=True)
@@ -141,6 +161,20 @@ def _check_teacher(recipe: Recipe, materials: Materials) -> list[Finding]:
         Finding("prompts", f"longest {longest:,} tokens of a window of {teacher.window:,}"),
         Finding("teacher", f"{recipe.teacher.model}, prefix {teacher.prefix_mode}"),
     ]
+
+
+def _asked(materials: Materials, setting: Setting) -> list[Example]:
+    """The longest texts make the longest prompts; a few of them stand for all that is asked."""
+    return _longest(materials.all_asked(materials.draw(setting.budget, setting.seed)))
+
+
+def _longest_prompt(
+    writer: PromptWriter, kind: Kind, contexts: Sequence[Context], asked: Sequence[Example], window: int
+) -> int:
+    """Tokens of the longest prompt; an error where one is too long for the window."""
+    fitted = fitted_contexts(writer, [kind], contexts, asked, window)
+    prompts = [p for context in fitted for p in fitted_prompts(writer, kind, context, asked, window)]
+    return max((len(s.ids) for p in prompts for s in p.sequences), default=0)
 
 
 def _longest(examples: Sequence[Example]) -> list[Example]:
@@ -158,8 +192,33 @@ def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
             writer = PromptWriter(materials.task, recipe.prompt, PromptEncoder(load.load_tokenizer(resolved)))
             if head == "channel":
                 writer.require_channel()
+            if head == "language_model":
+                findings += _check_next_tokens(recipe, writer, student.model)
             if "zero_shot" in recipe.methods:
                 fitted_prompts(writer, "direct", Context(), evaluated, load.window(config))
+            if "in_context" in recipe.methods and "students" in recipe.in_context_models:
+                for setting in (s for s in settings(recipe) if s.control is None):
+                    contexts, asked = _contexts(materials, setting)[:1], _asked(materials, setting)
+                    _longest_prompt(writer, "direct", contexts, asked, load.window(config))
         check_tuning(config, student.tuning, student.lora)
         findings.append(Finding("student", f"{student.model}, {head} head, {student.tuning}"))
     return findings
+
+
+def _check_next_tokens(recipe: Recipe, writer: PromptWriter, model: str) -> list[Finding]:
+    """Label words of one token, also in other patterns where selection may choose them."""
+    next_tokens(writer.verbalizer, model)
+    if not recipe.teacher.select:
+        return []
+    several = [
+        name
+        for name in writer.task.patterns
+        if not PromptWriter(
+            writer.task, named(recipe.prompt, "direct", name), writer.encoder
+        ).verbalizer.single_token
+    ]
+    detail = (
+        f"teacher.select may choose a pattern whose label words are several tokens for {model} "
+        f"({', '.join(several)}); its cells with head: language_model would then fail."
+    )
+    return [Finding("label words", detail, warning=True)] if several else []

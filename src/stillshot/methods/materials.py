@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from stillshot.config import Budget, Recipe, TaskDefinition
+from stillshot.config import Budget, Control, Recipe, TaskDefinition
 from stillshot.data.sources import is_file_reference, read_reference
 from stillshot.data.splits import (
     check_leakage,
@@ -17,7 +17,7 @@ from stillshot.data.splits import (
     label_projection,
 )
 from stillshot.errors import DataError
-from stillshot.prompt.demonstrations import draw_contexts
+from stillshot.prompt.demonstrations import draw_contexts, with_shuffled_labels
 from stillshot.tasks import load_task
 from stillshot.types import Context, Example
 
@@ -58,11 +58,19 @@ class Materials:
     def __post_init__(self) -> None:
         self.task = load_task(self.recipe.task)
 
-    def draw(self, budget: Budget, seed: int) -> Draw:
-        """Labelled examples, contexts made of them, and queries that are none of them."""
+    def draw(self, budget: Budget, seed: int, control: Control | None = None) -> Draw:
+        """Labelled examples, contexts made of them, and queries that are none of them.
+
+        A control has contexts of its own, and all else as the line that it stands beside.
+        """
         if (budget, seed) not in self._draws:
             self._draws[budget, seed] = self._draw(budget, seed)
-        return self._draws[budget, seed]
+        draw = self._draws[budget, seed]
+        if control == "zero_shot_teacher":
+            return replace(draw, contexts=(Context(),))
+        if control == "shuffled_labels":
+            return replace(draw, contexts=with_shuffled_labels(draw.contexts, seed))
+        return draw
 
     def _draw(self, budget: Budget, seed: int) -> Draw:
         data = self.recipe.data

@@ -11,6 +11,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import roc_auc_score
 
 from stillshot.config import Budget, Calibration, Prompt, Scoring, TaskDefinition
+from stillshot.errors import DataError
 from stillshot.methods.asking import Asking, Interview
 from stillshot.prompt.demonstrations import draw_contexts
 from stillshot.prompt.writer import Kind
@@ -30,11 +31,15 @@ def select_asking(
     and channel of the task and every calibration; batch calibration takes the held-out answers of all
     folds as its pool.
 
+    Raises:
+        DataError: A label has no example to leave out.
+
     Returns:
         The best candidate, and every candidate's merit: the mean of accuracy and of the macro-averaged
         area under the ROC curve, which a handful of examples tells apart better than accuracy alone.
     """
     task = interview.task
+    check_selection(labelled, task.labels)
     folds = leave_out_folds(labelled, task.labels)
     gold = np.array([task.labels.index(str(e.label)) for fold in folds for e in fold])
     scores: dict[tuple[Kind, str], NDArray[np.float64]] = {}
@@ -50,6 +55,21 @@ def select_asking(
         candidates[label], merits[label] = asking, merit(np.asarray(total), gold)
     best = max(merits, key=lambda label: merits[label])
     return candidates[best], merits
+
+
+def check_selection(labelled: Sequence[Example], labels: Sequence[str]) -> None:
+    """See that there is an example of every label to leave out.
+
+    Raises:
+        DataError: A label has none.
+    """
+    missing = [label for label in labels if not any(example.label == label for example in labelled)]
+    if missing:
+        raise DataError(
+            f"teacher.select leaves out one labelled example of each label, but {missing[0]!r} has none among the "
+            f"{len(labelled)} of this budget. Ask for at least {len(labels)} (budgets.labelled), or set "
+            "teacher.select to false."
+        )
 
 
 def leave_out_folds(labelled: Sequence[Example], labels: Sequence[str]) -> list[list[Example]]:

@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) -> None:
     """Have the teacher label a setting's queries, and write their soft labels."""
     folder, materials = RunFolder(path), Materials(recipe)
-    draw = materials.draw(setting.budget, setting.seed)
+    draw = materials.draw(setting.budget, setting.seed, setting.control)
     merits: dict[str, float] = {}
     with measured() as usage:
         interview = _interview(recipe, materials, folder, report)
@@ -84,7 +84,8 @@ def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: f
     else:
         labels = _labels(folder, spec.setting)
         prompt = _asked_prompt(prompt, labels)
-        data = TrainingSet(draw.queries, np.array(labels["soft_labels"]), draw.labelled)
+        labelled = () if spec.setting.control else draw.labelled  # a control is told of no gold label
+        data = TrainingSet(draw.queries, np.array(labels["soft_labels"]), labelled)
         training = spec.student.distill
     with measured() as usage:
         record = train_student(
@@ -128,7 +129,9 @@ def _evaluate_student(
     recipe: Recipe, folder: RunFolder, materials: Materials, spec: CellSpec, report: Report
 ) -> tuple[Cell, list[dict[str, Any]]]:
     assert spec.student is not None
-    distilled = spec.method == "context_distillation"
+    distilled, control = spec.method == "context_distillation", spec.setting.control
+    # Selection reads the labelled examples even where no context shows them.
+    shows_none = control == "zero_shot_teacher" and not recipe.teacher.select
     training = json.loads(folder.training(spec.id).read_text(encoding="utf-8"))
     labels = _labels(folder, spec.setting) if distilled else None
     with measured() as usage:
@@ -147,16 +150,17 @@ def _evaluate_student(
         method=spec.method,
         teacher=recipe.teacher.model if distilled else None,
         student=spec.student.model,
-        head="channel" if student.head == "channel" else "label",
+        head=student.head,
         tuning=spec.student.tuning,
         pattern=labels["pattern"] if labels else None,
         scoring=labels["scoring"] if labels else None,
         calibration=labels["calibration"] if labels else None,
         channel=labels["channel"] if labels and labels["scoring"] != "direct" else None,
         num_shots=labels["shots"] if labels else 0,
-        num_contexts=spec.setting.budget.num_contexts if distilled else 0,
+        num_contexts=spec.setting.budget.num_contexts if distilled and control != "zero_shot_teacher" else 0,
+        control=control,
         seed=spec.setting.seed,
-        labelled=spec.setting.budget.labelled,
+        labelled=0 if shows_none else spec.setting.budget.labelled,
         unlabelled=recipe.data.num_unlabelled if distilled else 0,
         in_domain={s.name: results[s.name] for s in materials.evaluation_sets if s.in_domain},
         out_of_domain={s.name: results[s.name] for s in materials.evaluation_sets if not s.in_domain},

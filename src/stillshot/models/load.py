@@ -101,7 +101,7 @@ def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedMod
     if is_encoder(config):
         raise ModelError(
             f"{resolved.id} ({config.model_type}) is not a causal language model, so it can neither be a "
-            "teacher nor have a channel head. Use a decoder, e.g. bundled:smollm2-135m."
+            "teacher nor keep a language-model head. Use a decoder, e.g. bundled:smollm2-135m."
         )
     if resolved.is_random:
         torch.manual_seed(0)

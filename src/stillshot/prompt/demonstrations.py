@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from stillshot.config import Budget
 from stillshot.errors import DataError
@@ -15,8 +16,8 @@ def draw_contexts(
 ) -> tuple[Context, ...]:
     """Contexts over the same labelled examples.
 
-    Each context is balanced over the labels, up to one where shots do not divide evenly, and has all
-    examples where as many shots as examples are asked for. Examples are dealt in shuffled rounds, so all
+    Each context is balanced over the labels that have examples, up to one where shots do not divide
+    evenly, and has all examples where as many shots as examples are asked for. Examples are dealt in shuffled rounds, so all
     of them are used about equally often and contexts are disjoint as long as there are enough; within a
     context none stands twice. The same seed gives the same contexts in the same orders.
 
@@ -28,10 +29,11 @@ def draw_contexts(
         for label in labels
     }
     available = {label: sum(e.label == label for e in labelled) for label in labels}
+    present = [label for label in labels if available[label]]
     contexts = []
     for number in range(budget.num_contexts):
         every = budget.shots == len(labelled)
-        wanted = available if every else _counts(budget.shots, labels, first=number)
+        wanted = available if every else _counts(budget.shots, present, first=number)
         for label, count in wanted.items():
             if count > available[label]:
                 raise DataError(
@@ -42,6 +44,30 @@ def draw_contexts(
         random.Random(f"order:{seed}:{number}").shuffle(shown)
         contexts.append(Context(tuple(shown)))
     return tuple(contexts)
+
+
+def with_shuffled_labels(contexts: Sequence[Context], seed: int) -> tuple[Context, ...]:
+    """Contexts whose texts stay in their places while their labels change theirs, within each context.
+
+    Every context keeps its label counts, so a bias towards a label stays too. The permutation is drawn
+    anew where all labels would stay as they are, unless there is only one label.
+    """
+    return tuple(
+        _with_shuffled_labels(context, random.Random(f"shuffle:{seed}:{number}"))
+        for number, context in enumerate(contexts)
+    )
+
+
+def _with_shuffled_labels(context: Context, rng: random.Random) -> Context:
+    gold = [demonstration.label for demonstration in context.demonstrations]
+    labels = rng.sample(gold, len(gold))
+    while labels == gold and len(set(gold)) > 1:
+        labels = rng.sample(gold, len(gold))
+    return Context(
+        tuple(
+            replace(shown, label=label) for shown, label in zip(context.demonstrations, labels, strict=True)
+        )
+    )
 
 
 def _counts(shots: int, labels: Sequence[str], first: int) -> dict[str, int]:

@@ -112,8 +112,11 @@ def _draw_accuracies(
 
 
 def cost_figure(results: Results) -> tuple[Figure, str] | None:
-    """Accuracy against latency, or against model size where a latency is missing."""
-    lines = ordered_lines(results)
+    """Accuracy against latency, or against model size where a latency is missing.
+
+    Controls are left out: they cost what the lines cost that they stand beside.
+    """
+    lines = [line for line in ordered_lines(results) if line.control is None]
     sets = evaluation_sets(results)
     firsts = [next(((s, i) for s, i in sets if i is inside), None) for inside in (True, False)]
     shown = [first for first in firsts if first]

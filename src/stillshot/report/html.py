@@ -123,6 +123,7 @@ def _render(run_dir: Path, results: Results, drawings: list[Drawing], claims: Ta
         results=results,
         story=tell(results),
         comparison=comparison_table(results) if results.summary else None,
+        controls=names.explained_controls(results.summary),
         failures=failures_table(results),
         figures=[(drawing, inline_svg(drawing)) for drawing in drawings],
         groups=group_tables(results),

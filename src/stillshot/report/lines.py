@@ -7,14 +7,18 @@ from statistics import fmean
 
 from stillshot.evaluate.assemble import line_key
 from stillshot.evaluate.records import Cell, Interval, Results, SplitResult, SummaryLine
-from stillshot.report.names import METHODS
+from stillshot.report.names import METHODS, budget
 
 _ORDER = {method: position for position, method in enumerate(METHODS)}
 
 
 def ordered_lines(results: Results) -> list[SummaryLine]:
-    """The summary from the fewest labels to the most, and by method within one budget."""
-    return sorted(results.summary, key=lambda line: (line.labelled, _ORDER.get(line.method, len(_ORDER))))
+    """The summary from the fewest labels to the most, by method within one budget, controls behind theirs."""
+
+    def place(line: SummaryLine) -> tuple[int, int, bool]:
+        return budget(line), _ORDER.get(line.method, len(_ORDER)), line.control is not None
+
+    return sorted(results.summary, key=place)
 
 
 def cells_of(results: Results, line: SummaryLine) -> list[Cell]:
@@ -55,10 +59,10 @@ def headline(results: Results) -> SummaryLine | None:
     """The line the report speaks of: the first context distillation in the records.
 
     It is the recipe's first and not the best one, so the choice does not depend on the outcome. A
-    control without a context is taken only where there is nothing else.
+    control, or a line without a context, is taken only where there is nothing else.
     """
     lines = [line for line in results.summary if line.method == "context_distillation"]
-    return next((line for line in lines if line.num_shots), lines[0] if lines else None)
+    return min(lines, key=lambda line: (line.control is not None, line.num_shots == 0), default=None)
 
 
 def counterpart(results: Results, line: SummaryLine, method: str) -> SummaryLine | None:

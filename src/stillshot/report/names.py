@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from stillshot.evaluate.records import SummaryLine
+from stillshot.evaluate.records import Cell, SummaryLine
 
 METHODS = {
     "zero_shot": "Zero-shot",
@@ -16,9 +17,18 @@ METHODS = {
     "context_distillation": "Context distillation",
 }
 TUNINGS = {"full": "all weights", "lora": "LoRA", "bitfit": "BitFit"}
-HEADS = {"label": "label head", "channel": "channel head"}
+HEADS = {"label": "label head", "channel": "channel head", "language_model": "language-model head"}
 SCORINGS = {"direct": "direct", "channel": "channel", "both": "direct and channel"}
 CALIBRATIONS = {"none": "raw", "contextual": "contextual calibration", "batch": "batch calibration"}
+CONTROLS = {
+    "zero_shot_teacher": "control: teacher without context",
+    "shuffled_labels": "control: shuffled labels",
+}
+# What a control is, for a reader who meets one in a table.
+CONTROLS_EXPLAINED = {
+    "zero_shot_teacher": "taught by the same teacher without any demonstration",
+    "shuffled_labels": "taught by the same teacher with the labels of its demonstrations shuffled",
+}
 NOT_APPLICABLE = "–"
 
 _WELL_KNOWN_MODELS = {"bundled:smollm2-135m": "SmolLM2-135M", "bundled:minilm-l6": "MiniLM-L6"}
@@ -204,13 +214,42 @@ def _looked_up(attribute: str, names: dict[str, str]) -> Callable[[SummaryLine],
     return look_up
 
 
+def row_name(line: SummaryLine | Cell) -> str:
+    """The method of a line or cell, and which control it is if it is one."""
+    control = CONTROLS.get(line.control or "", line.control or "")
+    return f"{method_name(line.method)} ({control})" if control else method_name(line.method)
+
+
+def explained_controls(lines: Iterable[SummaryLine]) -> str:
+    """A sentence on each sort of control among the lines; empty where there is none."""
+    found = dict.fromkeys(line.control for line in lines if line.control)
+    told = [f"{CONTROLS.get(name, name)}: {CONTROLS_EXPLAINED.get(name, name)}" for name in found]
+    if not told:
+        return ""
+    return (
+        f"Controls show how much the demonstrations gave ({'; '.join(told)}). A control is trained on its soft "
+        "labels alone, without the gold labels of the labelled examples."
+    )
+
+
+def budget(line: SummaryLine) -> int:
+    """The number of labels of a line; for a control that has none, of the lines that it stands beside."""
+    found = re.search(r"-n(\d+)x\d+x\d+$", line.key) if line.control and not line.labelled else None
+    return int(found[1]) if found else line.labelled
+
+
+def _labels_or_beside(line: SummaryLine) -> str:
+    return labels(line) if budget(line) == line.labelled else f"beside {plural(budget(line), 'label')}"
+
+
 # What tells two lines of one method apart, in the order in which it is said.
 _TRAITS: tuple[Callable[[SummaryLine], str], ...] = (
+    _looked_up("control", CONTROLS),
     lambda line: model_name(line.student) if line.student else "",
     lambda line: model_name(line.teacher) if line.teacher else "",
     _looked_up("head", HEADS),
     _looked_up("tuning", TUNINGS),
-    labels,
+    _labels_or_beside,
     contexts,
     _looked_up("scoring", SCORINGS),
     _looked_up("calibration", CALIBRATIONS),

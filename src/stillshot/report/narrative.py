@@ -82,6 +82,8 @@ def _setup(results: Results, line: SummaryLine) -> str:
         )
         of_each = "in one context" if line.num_contexts == 1 else f"in each of {contexts}"
         reading = f"was shown {shots} {of_each}, made from {names.plural(line.labelled, 'labelled example')},"
+        if line.control:
+            reading = f"{reading.removesuffix(',')} with shuffled labels (a control),"
     else:
         reading = "was shown no demonstration (a control)"
     return (
@@ -164,7 +166,7 @@ def _in_a_sentence(name: str) -> str:
 
 def _caveats(results: Results, line: SummaryLine | None) -> tuple[str, ...]:
     caveats = []
-    siblings = [other for other in results.summary if other.method == "context_distillation"]
+    siblings = [o for o in results.summary if o.method == "context_distillation" and o.control is None]
     if len(siblings) > 1:
         caveats.append(
             f"Of {len(siblings)} variants of context distillation, the first in the recipe is quoted here, "

@@ -79,7 +79,7 @@ def comparison_table(results: Results) -> Table:
     featured = headline(results)
     rows = tuple(
         Row(
-            Entry(names.method_name(line.method), names.contexts(line)),
+            Entry(names.row_name(line), names.contexts(line)),
             (*_setup(line), *(column[position] for column in accuracies), *_costs(line)),
             featured=featured is not None and line.key == featured.key,
         )
@@ -259,7 +259,7 @@ def failures_table(results: Results) -> Table | None:
         return None
     rows = tuple(
         Row(
-            Entry(names.method_name(cell.method), names.shorten(cell.id, 80)),
+            Entry(names.row_name(cell), names.shorten(cell.id, 80)),
             (
                 Entry(names.model_name(cell.student or cell.teacher)),
                 Entry(names.count(cell.labelled)),

@@ -1,34 +1,38 @@
-"""A student's model: a sequence classifier, or a decoder that scores the query behind each label."""
+"""A student's model: a sequence classifier, or a decoder that keeps its language-model head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from stillshot.config import Student as StudentSection
-from stillshot.errors import ModelError
+from stillshot.errors import ModelError, PromptError
 from stillshot.models import load
-from stillshot.models.output import span_log_probabilities
+from stillshot.models.output import output_logits, span_log_probabilities
 from stillshot.models.resolve import ResolvedModel
 from stillshot.prompt.verbalizer import Verbalizer
 
+HeadName = Literal["label", "channel", "language_model"]
 
-def resolve_head(section: StudentSection, config: Any) -> str:
-    """``label`` or ``channel``.
+
+def resolve_head(section: StudentSection, config: Any) -> HeadName:
+    """The head that ``auto`` stands for, or the one that is named.
 
     Raises:
-        ModelError: An encoder is asked for a channel head, which needs a language-model head.
+        ModelError: An encoder is asked for a head that needs a language-model head.
     """
-    if section.head == "channel" and load.is_encoder(config):
+    if section.head == "auto":
+        return "label"
+    if section.head != "label" and load.is_encoder(config):
         raise ModelError(
-            f"{section.model} ({config.model_type}) has no language-model head, so head: channel is not "
+            f"{section.model} ({config.model_type}) has no language-model head, so head: {section.head} is not "
             "possible. Use head: label, or a decoder."
         )
-    return "label" if section.head == "auto" else section.head
+    return section.head
 
 
 def build_label_model(
@@ -66,12 +70,8 @@ def _label_rows(resolved: ResolvedModel, verbalizer: Verbalizer, dtype: torch.dt
     return torch.stack([head.weight[list(ids)].mean(0) for ids in verbalizer.token_ids]).detach().clone()
 
 
-class ChannelClassifier(nn.Module):
-    """A decoder that answers by how likely the query is behind each label's words.
-
-    Its logits are log P(text | lead with label words), the scores of a channel teacher without
-    context; their softmax is the posterior over labels. It costs one row a label.
-    """
+class LanguageModelStudent(nn.Module):
+    """A decoder that keeps its language-model head, wrapped so that it takes a student's inputs."""
 
     def __init__(self, language_model: Any, num_labels: int) -> None:
         super().__init__()
@@ -82,6 +82,28 @@ class ChannelClassifier(nn.Module):
     def config(self) -> Any:
         """The language model's configuration."""
         return self.language_model.config
+
+    def plain(self) -> Any:
+        """The language model inside its adapters, if it has any."""
+        adapted = self.language_model
+        return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states, shape ``(rows, length, hidden)``."""
+        body = self.plain().base_model
+        return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
+        """Recompute activations in the backward pass."""
+        self.language_model.activation_checkpointing_enable(**settings)
+
+
+class ChannelClassifier(LanguageModelStudent):
+    """A decoder that answers by how likely the query is behind each label's words.
+
+    Its logits are log P(text | lead with label words), the scores of a channel teacher without
+    context; their softmax is the posterior over labels. It costs one row a label.
+    """
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, scored_from: Tensor
@@ -97,15 +119,53 @@ class ChannelClassifier(nn.Module):
             Logits of shape ``(batch, labels)``.
         """
         tokens, mask = input_ids.flatten(0, 1), attention_mask.flatten(0, 1)
-        adapted = self.language_model
-        plain = adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
-        hidden = plain.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden = self.hidden_states(tokens, mask)
         lengths, starts = mask.sum(-1).tolist(), scored_from.flatten().tolist()
         spans = [(start - 1, length - 1) for start, length in zip(starts, lengths, strict=True)]
         targets = [tokens[row, start + 1 : end + 1].tolist() for row, (start, end) in enumerate(spans)]
-        scores = span_log_probabilities(plain, hidden, spans, targets)
+        scores = span_log_probabilities(self.plain(), hidden, spans, targets)
         return SequenceClassifierOutput(logits=scores.view(-1, self.num_labels))  # type: ignore[arg-type]
 
-    def activation_checkpointing_enable(self, **settings: Any) -> None:
-        """Recompute activations in the backward pass."""
-        self.language_model.activation_checkpointing_enable(**settings)
+
+class NextTokenClassifier(LanguageModelStudent):
+    """A decoder that answers by its next token (the head of Duan et al. 2024).
+
+    Its logits are over the whole vocabulary; the answer is the softmax of those at the label words. Only
+    the position that predicts is projected, so the largest tensor is ``(batch, vocabulary)``.
+    """
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
+        """Next-token logits behind each prompt, shape ``(batch, vocabulary)``, float32.
+
+        Args:
+            input_ids: Shape ``(batch, length)``, padded on the right.
+            attention_mask: Same shape.
+        """
+        hidden = self.hidden_states(input_ids, attention_mask)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        last = hidden[rows, attention_mask.sum(-1) - 1]
+        return SequenceClassifierOutput(logits=output_logits(self.plain(), last))  # type: ignore[arg-type]
+
+
+def with_language_model_head(
+    head: HeadName, language_model: Any, labels: Sequence[str]
+) -> LanguageModelStudent:
+    """The student of a head that keeps the language model."""
+    kind = ChannelClassifier if head == "channel" else NextTokenClassifier
+    return kind(language_model, len(labels))
+
+
+def next_tokens(verbalizer: Verbalizer, model: str) -> list[int]:
+    """The token of each label, by which a language-model head answers.
+
+    Raises:
+        PromptError: A label word is several tokens.
+    """
+    for label, word, ids in zip(verbalizer.labels, verbalizer.words, verbalizer.token_ids, strict=True):
+        if len(ids) > 1:
+            raise PromptError(
+                f"head: language_model answers by one next token, but the label word {word!r} of {label!r} is "
+                f"{len(ids)} tokens for {model}. Name a pattern with label words of one token (prompt.pattern), or "
+                "use head: label."
+            )
+    return [ids[0] for ids in verbalizer.token_ids]

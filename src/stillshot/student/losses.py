@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+# The log-probability that stands for none.
+_LEAST = math.log(1e-12)
 
 
 def divergence(
@@ -25,7 +29,8 @@ def divergence(
         Shape ``(batch,)``, float32, not negative.
     """
     student = torch.log_softmax(student_logits.float() / temperature, dim=-1)
-    teacher = torch.log_softmax(soft_labels.float().clamp_min(1e-12).log() / temperature, dim=-1)
+    # What the teacher rules out stays ruled out at any temperature, and finitely so for the reverse KL.
+    teacher = torch.log_softmax(soft_labels.float().log() / temperature, dim=-1).clamp_min(_LEAST)
     if beta == 0.0:
         result = _kl(teacher, student)
     elif beta == 1.0:
@@ -54,6 +59,28 @@ def row_weights(num_soft: int, num_hard: int, hard_label_weight: float) -> tuple
     return (1 - hard_label_weight) * rows / num_soft, hard_label_weight * rows / num_hard
 
 
+def vocabulary_targets(
+    soft_labels: Tensor, labels: Tensor, label_tokens: Sequence[int], size: int
+) -> tuple[Tensor, Tensor]:
+    """Targets over a vocabulary: soft labels stand at the tokens of their label words, and no mass elsewhere.
+
+    The loss over the vocabulary then teaches two things: to answer with a label word at all, and with which.
+
+    Args:
+        soft_labels: Shape ``(batch, labels)``.
+        labels: Label indices, shape ``(batch,)``; -100 for rows taught by soft labels.
+        label_tokens: The token of each label.
+        size: Tokens in the vocabulary.
+
+    Returns:
+        ``soft_labels`` of shape ``(batch, size)``, and ``labels`` as token ids (-100 stays).
+    """
+    tokens = torch.tensor(label_tokens, device=labels.device)
+    spread = soft_labels.new_zeros(len(soft_labels), size)
+    spread[:, tokens] = soft_labels
+    return spread, torch.where(labels == -100, labels, tokens[labels.clamp_min(0)])
+
+
 def distillation_loss(
     student_logits: Tensor,
     soft_labels: Tensor,
@@ -66,8 +93,9 @@ def distillation_loss(
     """The weighted mean over a batch of divergence and cross-entropy.
 
     Args:
-        student_logits: Shape ``(batch, labels)``.
-        soft_labels: Shape ``(batch, labels)``; rows with a gold label are not read.
+        student_logits: Shape ``(batch, labels)``, or ``(batch, vocabulary)`` with the targets of
+            :func:`vocabulary_targets`.
+        soft_labels: Same shape; rows with a gold label are not read.
         labels: Gold label indices, shape ``(batch,)``; -100 for rows taught by soft labels.
         row_weight: Shape ``(batch,)``, from :func:`row_weights`.
 

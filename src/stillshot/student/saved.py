@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from stillshot.config import Prompt, Source, Sources, TaskDefinition
 from stillshot.config import Student as StudentSection
@@ -20,13 +20,20 @@ from stillshot.models.resolve import resolve_model
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import PromptWriter
 from stillshot.student.features import ChannelFeaturizer, DecoderFeaturizer, EncoderFeaturizer, Featurizer
-from stillshot.student.heads import ChannelClassifier, build_label_model, resolve_head
+from stillshot.student.heads import (
+    HeadName,
+    build_label_model,
+    next_tokens,
+    resolve_head,
+    with_language_model_head,
+)
 from stillshot.student.tuning import apply_tuning
 from stillshot.types import Example, Prediction
 
 SIDECAR = "stillshot.json"
 FORMAT = 1  # of the sidecar
 Query = str | Mapping[str, str] | Example
+_HEAD: TypeAdapter[HeadName] = TypeAdapter(HeadName)
 
 
 class Student:
@@ -45,11 +52,13 @@ class Student:
         task: TaskDefinition,
         prompt: Prompt,
         section: StudentSection,
-        head: str,
+        head: HeadName,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.task, self.prompt, self.section, self.head = task, prompt, section, head
+        self.task, self.prompt, self.section = task, prompt, section
+        self.head: HeadName = head
         self.featurizer = _featurizer(task, prompt, section, head, tokenizer, model.config)
+        self.label_tokens = _label_tokens(self.featurizer, section) if head == "language_model" else None
 
     @classmethod
     def create(cls, section: StudentSection, task: TaskDefinition, prompt: Prompt) -> Self:
@@ -64,12 +73,15 @@ class Student:
         head = resolve_head(section, config)
         tokenizer = load.load_tokenizer(resolved)
         dtype = _frozen_dtype(section)
-        if head == "channel":
-            language_model = load.load_causal_lm(resolved, dtype)
-            tuned = apply_tuning(language_model, section.tuning, section.lora, classifies=False)
-            return cls(ChannelClassifier(tuned, len(task.labels)), tokenizer, task, prompt, section, head)
         encoder = load.is_encoder(config)
         verbalizer = None if encoder else PromptWriter(task, prompt, PromptEncoder(tokenizer)).verbalizer
+        if head == "language_model" and verbalizer is not None:
+            next_tokens(verbalizer, section.model)  # refused before any weights are loaded
+        if head != "label":
+            language_model = load.load_causal_lm(resolved, dtype)
+            tuned = apply_tuning(language_model, section.tuning, section.lora, classifies=False)
+            model = with_language_model_head(head, tuned, task.labels)
+            return cls(model, tokenizer, task, prompt, section, head)
         model = build_label_model(resolved, task.labels, tokenizer, verbalizer, dtype)
         model = apply_tuning(model, section.tuning, section.lora, classifies=True)
         return cls(model, tokenizer, task, prompt, section, head)
@@ -98,7 +110,7 @@ class Student:
             section = StudentSection.model_validate(sidecar["student"])
             task = TaskDefinition.model_validate(sidecar["task"])
             prompt = Prompt.model_validate(sidecar["prompt"])
-            head = str(sidecar["head"])
+            head = _HEAD.validate_python(sidecar["head"])
         except (KeyError, TypeError, ValidationError) as error:
             raise ModelError(
                 f"{folder / SIDECAR} is not what Stillshot writes: {str(error).splitlines()[0]}. Save the student again."
@@ -113,7 +125,7 @@ class Student:
         """Write a folder that plain transformers (or PEFT, for LoRA) loads, and this class."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        model = self.model.language_model if self.head == "channel" else self.model
+        model = self.model if self.head == "label" else self.model.language_model
         model.save_pretrained(folder)
         if self.section.tuning == "lora":
             _config_of(model).save_pretrained(folder)
@@ -166,6 +178,8 @@ class Student:
             inputs = self.featurizer.pad([features[i] for i in positions])
             with torch.inference_mode():
                 logits = self.model(**{name: value.to(device) for name, value in inputs.items()}).logits
+            if self.label_tokens is not None:
+                logits = logits[:, self.label_tokens]
             yield positions, logits.cpu().double().softmax(-1).numpy()
 
 
@@ -213,6 +227,11 @@ def _without_places(task: TaskDefinition) -> TaskDefinition:
     return task.model_copy(update={"sources": Sources(local=kept)})
 
 
+def _label_tokens(featurizer: Featurizer, section: StudentSection) -> list[int]:
+    assert isinstance(featurizer, DecoderFeaturizer), "an encoder has no language-model head"
+    return next_tokens(featurizer.writer.verbalizer, section.model)
+
+
 def _featurizer(
     task: TaskDefinition, prompt: Prompt, section: StudentSection, head: str, tokenizer: Any, config: Any
 ) -> Featurizer:
@@ -235,20 +254,20 @@ def _frozen_dtype(section: StudentSection) -> torch.dtype:
 
 
 def _load_weights(
-    folder: Path, section: StudentSection, task: TaskDefinition, head: str, tokenizer: Any
+    folder: Path, section: StudentSection, task: TaskDefinition, head: HeadName, tokenizer: Any
 ) -> Any:
     if section.tuning != "lora":
         saved = resolve_model(str(folder))
-        if head == "channel":
-            return ChannelClassifier(load.load_causal_lm(saved, torch.float32), len(task.labels))
+        if head != "label":
+            return with_language_model_head(head, load.load_causal_lm(saved, torch.float32), task.labels)
         return load.load_classifier(saved, torch.float32)
     from peft import PeftModel
 
     base = resolve_model(section.model, section.revision)
     dtype = _frozen_dtype(section)
-    if head == "channel":
+    if head != "label":
         language_model: Any = load.load_causal_lm(base, dtype)
-        return ChannelClassifier(PeftModel.from_pretrained(language_model, folder), len(task.labels))
+        return with_language_model_head(head, PeftModel.from_pretrained(language_model, folder), task.labels)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     model: Any = load.load_classifier(base, dtype, num_labels=len(task.labels), pad_token_id=pad)
     return PeftModel.from_pretrained(model, folder)

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from stillshot.student.features import Feature
 from stillshot.student.frozen import FrozenStates, frozen_in_evaluation
 from stillshot.student.lean import lean, passes
-from stillshot.student.losses import distillation_loss
+from stillshot.student.losses import distillation_loss, vocabulary_targets
 
 _CHECKPOINT = "trained.safetensors"
 _TARGETS = ("soft_labels", "label", "row_weight")
@@ -58,7 +58,9 @@ class ContextDistillationTrainer(Trainer):
     A row of ``train_dataset`` holds the model's inputs and ``soft_labels`` (probabilities over the label
     set, from a teacher that saw the context), ``label`` (a label's index, or -100 for a row taught by
     its soft labels) and ``row_weight`` (:func:`stillshot.student.losses.row_weights`; 1 if absent). Logits
-    are over the label set, so no vocabulary-wide tensor is built, and any teacher can teach any student.
+    are over the label set, so no vocabulary-wide tensor is built, and any teacher can teach any student. With
+    ``label_tokens`` they are over a vocabulary, and so is the loss
+    (:func:`stillshot.student.losses.vocabulary_targets`); any teacher can teach still.
 
     Training is lean (:mod:`stillshot.student.lean`), and layers below all that trains run once for each row
     without dropout (:mod:`stillshot.student.frozen`).
@@ -67,6 +69,7 @@ class ContextDistillationTrainer(Trainer):
 
     Args:
         pad: Pads a list of rows' inputs into tensors (:meth:`stillshot.student.features.Featurizer.pad`).
+        label_tokens: The token of each label, for a model whose logits are over its vocabulary.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class ContextDistillationTrainer(Trainer):
         args: ContextDistillationConfig | None = None,
         *,
         pad: Callable[[Sequence[Feature]], dict[str, Tensor]],
+        label_tokens: Sequence[int] | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
@@ -86,7 +90,7 @@ class ContextDistillationTrainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
-        self._pad = pad
+        self._pad, self._label_tokens = pad, label_tokens
         args = args or ContextDistillationConfig(output_dir="stillshot-student")
         args.remove_unused_columns = False
         args.label_names = list(_TARGETS)  # so that evaluation also goes through `compute_loss`
@@ -147,13 +151,16 @@ class ContextDistillationTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The distillation loss of a batch; see :func:`stillshot.student.losses.distillation_loss`."""
-        targets = {name: inputs[name] for name in _TARGETS}
+        soft_labels, labels, row_weight = (inputs[name] for name in _TARGETS)
         outputs = self._outputs(model, inputs)
+        if self._label_tokens is not None:
+            size = outputs.logits.shape[-1]
+            soft_labels, labels = vocabulary_targets(soft_labels, labels, self._label_tokens, size)
         loss = distillation_loss(
             outputs.logits,
-            targets["soft_labels"],
-            targets["label"],
-            targets["row_weight"],
+            soft_labels,
+            labels,
+            row_weight,
             beta=self.args.beta,  # type: ignore[union-attr]
             temperature=self.args.temperature,  # type: ignore[union-attr]
         )

@@ -106,6 +106,7 @@ def train_student(
         model=student.model,
         args=arguments,
         pad=student.featurizer.pad,
+        label_tokens=student.label_tokens,
         train_dataset=rows,
         callbacks=[_Reporting(progress)] if progress else [],
     )
