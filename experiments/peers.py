@@ -39,7 +39,9 @@ from stillshot.report import markdown_table, write_report
 from stillshot.report.folder import read_peers, read_results
 
 FOLDER = Path(__file__).parent
-PYTHON = Path(os.environ.get("STILLSHOT_PEERS_ACCURACY", FOLDER.parent / ".venv-peers-accuracy")) / "bin/python"
+PYTHON = (
+    Path(os.environ.get("STILLSHOT_PEERS_ACCURACY", FOLDER.parent / ".venv-peers-accuracy")) / "bin/python"
+)
 
 # Each peer: whether it uses a pretrained encoder, and whether it uses unlabelled queries.
 PEERS = {
@@ -121,7 +123,9 @@ def compare_with_peers(
             except WorkError as error:
                 failed[spec.id] = _cell(recipe, spec, failed=str(error))
                 tell(f"{spec.id}: failed: {error}")
-        records = [json.loads(file.read_text(encoding="utf-8")) for file in folder.peer("*").parent.glob("*.json")]
+        records = [
+            json.loads(file.read_text(encoding="utf-8")) for file in folder.peer("*").parent.glob("*.json")
+        ]
         finished = [PeerCell.model_validate(record["cell"]) for record in records]
         unfinished = [cell for cell in failed.values() if cell.id not in {peer.id for peer in finished}]
         found = assemble_peers(
@@ -173,7 +177,9 @@ def _run(folder: RunFolder, materials: Materials, spec: PeerSpec, work: Work) ->
         **{name: answer[name] for name in measured},
     )
     folder.write_lines(folder.peer_predictions(spec.id), predictions)
-    folder.write_json(folder.peer(spec.id), {"cell": cell.model_dump(mode="json"), "versions": answer["versions"]})
+    folder.write_json(
+        folder.peer(spec.id), {"cell": cell.model_dump(mode="json"), "versions": answer["versions"]}
+    )
     return cell
 
 
@@ -214,7 +220,9 @@ def _answered(answer: Answer, materials: Materials) -> Iterator[np.ndarray]:
         rows = np.array(answer["probabilities"][evaluation.name], dtype=float)
         shape = (len(evaluation.examples), len(materials.task.labels))
         if rows.shape != shape or not np.isfinite(rows).all():
-            raise WorkError(f"Its answers to {evaluation.name!r} are not {shape[0]} rows of {shape[1]} finite numbers.")
+            raise WorkError(
+                f"Its answers to {evaluation.name!r} are not {shape[0]} rows of {shape[1]} finite numbers."
+            )
         yield rows
 
 

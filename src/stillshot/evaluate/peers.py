@@ -73,15 +73,19 @@ def _line(key: str, members: Sequence[PeerCell], found: Answers, samples: int) -
     def intervals(splits: Iterable[str]) -> dict[str, Interval]:
         return {s: mean_over_seeds([found[m.id][s][1] for m in members], samples) for s in splits}
 
-    same = ("peer", "encoder", "labelled", "unlabelled")
-    measured = ("parameters", "trainable_parameters", "model_bytes", "peak_memory_bytes")
     return PeerLine(
         key=key,
+        peer=first.peer,
+        encoder=first.encoder,
+        labelled=first.labelled,
+        unlabelled=first.unlabelled,
         seeds=[member.seed for member in members],
-        **{name: getattr(first, name) for name in same},
         in_domain=intervals(first.in_domain),
         out_of_domain=intervals(first.out_of_domain),
-        **{name: int(median(name)) for name in measured},
+        parameters=int(median("parameters")),
+        trainable_parameters=int(median("trainable_parameters")),
+        model_bytes=int(median("model_bytes")),
+        peak_memory_bytes=int(median("peak_memory_bytes")),
         train_seconds=median("train_seconds"),
         latency_ms={
             quantile: float(np.median([member.latency_ms[quantile] for member in members]))

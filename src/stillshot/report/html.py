@@ -12,14 +12,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stillshot.errors import WorkError
-from stillshot.evaluate.records import Results
+from stillshot.evaluate.records import Peers, Results
 from stillshot.report import names
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
 from stillshot.report.examples import choose_examples
 from stillshot.report.figures import Drawing, write_figures
-from stillshot.report.folder import read_recipe_text, read_results
+from stillshot.report.folder import read_peers, read_recipe_text, read_results
 from stillshot.report.narrative import tell
-from stillshot.report.tables import comparison_table, differences_table, failures_table
+from stillshot.report.tables import (
+    comparison_table,
+    differences_table,
+    failures_table,
+    peer_differences_table,
+)
 
 _REFERENCE = re.compile(r"#([\w.-]+)")
 
@@ -37,15 +42,16 @@ def write_report(run_dir: Path) -> Path:
         The path of ``report.html``.
 
     Raises:
-        RunFolderError: ``results.json`` is missing or does not hold run records.
+        RunFolderError: ``results.json`` is missing or does not hold run records, or ``peers.json``, where
+            it is, does not hold those of peers.
         WorkError: The page or a figure cannot be written.
     """
-    results = read_results(run_dir)
+    results, peers = read_results(run_dir), read_peers(run_dir)
     path = run_dir / "report.html"
     unfinished = path.with_suffix(".html.tmp")
     try:
         drawings = write_figures(results, run_dir / "figures")
-        unfinished.write_text(_render(run_dir, results, drawings), encoding="utf-8")
+        unfinished.write_text(_render(run_dir, results, peers, drawings), encoding="utf-8")
         unfinished.replace(path)  # a reader never meets half a page
     except OSError as error:
         unfinished.unlink(missing_ok=True)
@@ -56,7 +62,7 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def _render(run_dir: Path, results: Results, drawings: list[Drawing]) -> str:
+def _render(run_dir: Path, results: Results, peers: Peers | None, drawings: list[Drawing]) -> str:
     environment = Environment(
         loader=PackageLoader("stillshot.report"),
         autoescape=True,
@@ -68,12 +74,14 @@ def _render(run_dir: Path, results: Results, drawings: list[Drawing]) -> str:
     page = environment.get_template("report.html.j2").render(
         results=results,
         story=tell(results),
-        comparison=comparison_table(results) if results.summary else None,
-        failures=failures_table(results),
+        comparison=comparison_table(results, peers) if results.summary else None,
+        failures=failures_table(results, peers),
         figures=[(drawing, inline_svg(drawing)) for drawing in drawings],
         groups=group_tables(results),
         differences=differences_table(results),
-        calibration=calibration_table(results),
+        peer_differences=peer_differences_table(results, peers),
+        peer_versions=peers.versions if peers and peers.summary else {},
+        calibration=calibration_table(results, peers),
         predicted=predicted_tables(results),
         examples=choose_examples(run_dir, results),
         recipe=_shown(read_recipe_text(run_dir)),
