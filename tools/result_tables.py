@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from stillshot.evaluate.records import Results
+from stillshot.report.folder import read_peers, read_results
 from stillshot.report.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +23,8 @@ def filled(page: str) -> str:
     """The page with its tables made anew."""
 
     def table(match: re.Match[str]) -> str:
-        records = (ROOT / match[2] / "results.json").read_text(encoding="utf-8")
-        return f"{match[1]}{markdown_table(Results.model_validate_json(records))}{match[3]}"
+        run = ROOT / match[2]
+        return f"{match[1]}{markdown_table(read_results(run), read_peers(run))}{match[3]}"
 
     return _BLOCK.sub(table, page)
 

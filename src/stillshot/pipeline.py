@@ -75,18 +75,7 @@ class Run:
     def evaluate(self, only: Setting | None = None) -> None:
         """Evaluate every cell, or one setting's, on every evaluation set."""
         for evaluation in Materials(self.recipe).evaluation_sets:
-            path = self.folder.evaluation(evaluation.name)
-            rows = [
-                {"index": i, "fields": dict(e.fields), "label": e.label, "groups": dict(e.groups)}
-                for i, e in enumerate(evaluation.examples)
-            ]
-            if not path.is_file():
-                self.folder.write_lines(path, rows)
-            elif self.folder.read_lines(path) != rows:
-                raise RunFolderError(
-                    f"The evaluation set {evaluation.name!r} is not the one this run was begun with ({path}). Put its "
-                    "data back, or run in another folder (-o)."
-                )
+            self.folder.claim_evaluation(evaluation.name, evaluation.rows)
         for spec in self._cells(only):
             if self.folder.is_finished(spec.id) or spec.id in self.failures:
                 continue

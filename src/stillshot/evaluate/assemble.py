@@ -15,8 +15,9 @@ from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell, Comparison, Interval, Results, SummaryLine
 from stillshot.evaluate.statistics import holm, mcnemar, paired_difference, samples_for, seeds_interval
 
-# For each cell, split and item: the label with the largest probability, and whether it is the gold one.
-Answers = dict[str, dict[str, tuple[list[str], NDArray[np.float64]]]]
+# For each split and item: the label with the largest probability, and whether it is the gold one.
+CellAnswers = dict[str, tuple[list[str], NDArray[np.float64]]]
+Answers = dict[str, CellAnswers]  # by cell
 
 
 def assemble(
@@ -31,7 +32,7 @@ def assemble(
         cells: Records; failed ones have ``failed`` set and no results.
     """
     finished = [cell for cell in cells if cell.failed is None]
-    found = {cell.id: _answers(folder, cell.id) for cell in finished}
+    found = {cell.id: answers(folder.read_lines(folder.predictions(cell.id))) for cell in finished}
     lines = _lines(finished)
     samples = recipe.evaluation.bootstrap_samples
     return Results(
@@ -72,9 +73,10 @@ def _lines(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
     return lines
 
 
-def _answers(folder: RunFolder, cell_id: str) -> dict[str, tuple[list[str], NDArray[np.float64]]]:
+def answers(predictions: Iterable[dict[str, Any]]) -> CellAnswers:
+    """What one predictor answered, from its lines of predictions."""
     by_split: dict[str, list[dict[str, Any]]] = {}
-    for row in folder.read_lines(folder.predictions(cell_id)):
+    for row in predictions:
         by_split.setdefault(row["split"], []).append(row)
     found = {}
     for split, rows in by_split.items():
@@ -114,16 +116,17 @@ def _with_agreement(cell: Cell, cells: Sequence[Cell], found: Answers) -> Cell:
     return cell.model_copy(update={"teacher_agreement": agreement})
 
 
+def mean_over_seeds(correct: Sequence[NDArray[np.float64]], samples: int) -> Interval:
+    """The mean accuracy and its interval; one array of 0 and 1 a seed, over the same items."""
+    mean = float(np.mean([values.mean() for values in correct]))
+    return Interval(mean=mean, ci95=seeds_interval(correct, samples), seeds=len(correct))
+
+
 def _summary(key: str, members: list[Cell], found: Answers, samples: int) -> SummaryLine:
     first = members[0]
 
     def intervals(splits: Iterable[str]) -> dict[str, Interval]:
-        result = {}
-        for split in splits:
-            correct = [found[cell.id][split][1] for cell in members]
-            mean = float(np.mean([values.mean() for values in correct]))
-            result[split] = Interval(mean=mean, ci95=seeds_interval(correct, samples), seeds=len(members))
-        return result
+        return {split: mean_over_seeds([found[c.id][split][1] for c in members], samples) for split in splits}
 
     def common(name: str) -> Any:
         return getattr(first, name) if len({getattr(cell, name) for cell in members}) == 1 else None
@@ -179,25 +182,35 @@ def _comparisons(lines: dict[str, list[Cell]], found: Answers, samples: int) -> 
     resamples = samples_for(len(pairs), samples)
     result = []
     for key, other_key, split, paired in pairs:
-        a = [found[cell.id][split][1] for cell, _ in paired]
-        b = [found[cell.id][split][1] for _, cell in paired]
-        difference = paired_difference(a, b, resamples)
-        result.append(
-            Comparison(
-                a=key,
-                b=other_key,
-                split=split,
-                seeds=len(paired),
-                difference=difference.mean,
-                ci95=difference.ci95,
-                p=difference.p,
-                p_mcnemar=mcnemar(a, b),
-                relative=difference.relative,
-                relative_ci95=difference.relative_ci95,
-            )
-        )
-    corrected = holm([comparison.p for comparison in result])
-    return [one.model_copy(update={"p_holm": p}) for one, p in zip(result, corrected, strict=True)]
+        answers = [(found[cell.id], found[other.id]) for cell, other in paired]
+        result.append(compare(key, other_key, split, answers, resamples))
+    return corrected(result)
+
+
+def compare(
+    a: str, b: str, split: str, pairs: Sequence[tuple[CellAnswers, CellAnswers]], samples: int
+) -> Comparison:
+    """The comparison of two lines on an evaluation set, from both lines' answers by seed."""
+    first, second = ([one[side][split][1] for one in pairs] for side in (0, 1))
+    difference = paired_difference(first, second, samples)
+    return Comparison(
+        a=a,
+        b=b,
+        split=split,
+        seeds=len(pairs),
+        difference=difference.mean,
+        ci95=difference.ci95,
+        p=difference.p,
+        p_mcnemar=mcnemar(first, second),
+        relative=difference.relative,
+        relative_ci95=difference.relative_ci95,
+    )
+
+
+def corrected(family: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons with Holm's correction for how many they are."""
+    p_values = holm([one.p for one in family])
+    return [one.model_copy(update={"p_holm": p}) for one, p in zip(family, p_values, strict=True)]
 
 
 def _comparable(distilled: Cell, other: Cell) -> bool:

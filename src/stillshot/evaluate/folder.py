@@ -69,6 +69,19 @@ class RunFolder:
         """The items of an evaluation set."""
         return self.path / "evaluation" / f"{name}.jsonl"
 
+    @property
+    def peers(self) -> Path:
+        """What other tools did on the same budgets."""
+        return self.path / "peers.json"
+
+    def peer(self, cell: str) -> Path:
+        """A peer's record."""
+        return self.path / "peers" / f"{cell}.json"
+
+    def peer_predictions(self, cell: str) -> Path:
+        """A peer's answers to every evaluated item."""
+        return self.path / "peers" / f"{cell}.predictions.jsonl"
+
     def claim(self, recipe: Recipe) -> None:
         """Make the folder this recipe's, or see that it is.
 
@@ -116,6 +129,21 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} was begun with other data: {what} changed since. Nothing was changed here. Run in "
                 "another folder (-o), or put the data back."
+            )
+
+    def claim_evaluation(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Keep the items of an evaluation set, or see that they are those the run was begun with.
+
+        Raises:
+            RunFolderError: They have changed.
+        """
+        path = self.evaluation(name)
+        if not path.is_file():
+            self.write_lines(path, rows)
+        elif self.read_lines(path) != rows:
+            raise RunFolderError(
+                f"The evaluation set {name!r} is not the one this run was begun with ({path}). Put its "
+                "data back, or run in another folder (-o)."
             )
 
     def lock(self) -> FileLock:

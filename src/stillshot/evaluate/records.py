@@ -1,6 +1,7 @@
 """The schema of run records: what a cell measured, and ``results.json``.
 
-The one place that says which keys exist; reports and tests read records through these classes.
+The one place that says which keys exist; reports and tests read records through these classes. ``peers.json``,
+where it is, holds what other tools did on the same budgets (:class:`Peers`).
 """
 
 from __future__ import annotations
@@ -192,3 +193,71 @@ class Results(Record):
         alias_generator=lambda name: "schema" if name == "schema_" else name,
         populate_by_name=True,
     )
+
+
+# Peers -------------------------------------------------------------------------------------------
+
+
+class PeerCell(Record):
+    """Another tool, given the labelled examples of one budget and seed of a run.
+
+    ``peer`` is its name (e.g. ``setfit``), ``encoder`` the pretrained model it uses, if any.
+    ``unlabelled`` counts the queries it was given, ``pseudo_labelled`` those that it labelled itself and
+    learned from. What was measured means what it means in a :class:`Cell`.
+    """
+
+    id: str
+    peer: str
+    encoder: str | None = None
+    seed: int
+    labelled: int
+    unlabelled: int = 0
+    pseudo_labelled: int = 0
+    in_domain: dict[str, SplitResult] = {}
+    out_of_domain: dict[str, SplitResult] = {}
+    parameters: int = 0
+    trainable_parameters: int = 0
+    model_bytes: int = 0
+    peak_memory_bytes: int = 0
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    latency_ms: dict[str, float] = {}
+    failed: str | None = None
+
+    @property
+    def splits(self) -> dict[str, SplitResult]:
+        """In- and out-of-domain results together."""
+        return {**self.in_domain, **self.out_of_domain}
+
+
+class PeerLine(Record):
+    """A peer over its seeds, with medians of what was measured."""
+
+    key: str
+    peer: str
+    encoder: str | None = None
+    labelled: int
+    unlabelled: int
+    seeds: list[int]
+    in_domain: dict[str, Interval]
+    out_of_domain: dict[str, Interval]
+    parameters: int
+    trainable_parameters: int
+    model_bytes: int
+    peak_memory_bytes: int
+    train_seconds: float
+    label_seconds: float = 0.0
+    latency_ms: dict[str, float]
+
+
+class Peers(Record):
+    """``peers.json``; in ``comparisons``, ``a`` is a line of the run and ``b`` one of a peer."""
+
+    schema_: int = SCHEMA_VERSION
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    cells: list[PeerCell]
+    summary: list[PeerLine]
+    comparisons: list[Comparison]
+
+    model_config = Results.model_config

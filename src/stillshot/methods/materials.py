@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from stillshot.config import Budget, Control, Recipe, TaskDefinition
 from stillshot.data.sources import is_file_reference, read_reference
@@ -31,6 +32,14 @@ class EvaluationSet:
     examples: tuple[Example, ...]
     projection: tuple[int, ...]
     in_domain: bool
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The items as a run folder keeps them."""
+        return [
+            {"index": index, "fields": dict(e.fields), "label": e.label, "groups": dict(e.groups)}
+            for index, e in enumerate(self.examples)
+        ]
 
 
 @dataclass(frozen=True)

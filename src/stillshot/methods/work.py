@@ -136,7 +136,7 @@ def _evaluate_student(
     labels = _labels(folder, spec.setting) if distilled else None
     with measured() as usage:
         student = Student.load(folder.student(spec.id))
-        results, predictions = _on_all_sets(
+        results, predictions = on_all_sets(
             recipe,
             materials,
             lambda examples, progress: _student_answers(
@@ -212,7 +212,7 @@ def _evaluate_teacher(
             scores = interview.scores(asking, contexts, examples)
             return answers.soft_labels(scores, biases, asking.temperature)  # type: ignore[arg-type]
 
-        results, predictions = _on_all_sets(recipe, materials, answer, report)
+        results, predictions = on_all_sets(recipe, materials, answer, report)
         teacher: Any = interview.teacher
         parameters, _ = count_parameters(teacher.model)
     writer = interview.writer(asking.prompt)
@@ -295,7 +295,7 @@ def _asked_prompt(prompt: Prompt, labels: dict[str, Any]) -> Prompt:
     return prompt.model_copy(update={"pattern": labels["pattern"], "channel": labels["channel"]})
 
 
-def _on_all_sets(
+def on_all_sets(
     recipe: Recipe,
     materials: Materials,
     answer: Callable[[Sequence[Example], Callable[[int, int], None]], Array],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from statistics import fmean
 
-from stillshot.evaluate.records import Results, SplitResult, SummaryLine
+from stillshot.evaluate.records import Peers, Results, SplitResult, SummaryLine
 from stillshot.report import names
 from stillshot.report.lines import (
     cells_of,
@@ -15,6 +15,8 @@ from stillshot.report.lines import (
     interval_on,
     mean_of,
     ordered_lines,
+    peer_cells_of,
+    peer_lines,
     split_results,
 )
 from stillshot.report.names import NOT_APPLICABLE
@@ -71,8 +73,8 @@ def _transposed(table: Table, row_title: str) -> Table:
     return replace(table, row_title=row_title, columns=columns, rows=rows)
 
 
-def calibration_table(results: Results) -> Table | None:
-    """Macro F1, negative log-likelihood, calibration error and agreement; means over seeds."""
+def calibration_table(results: Results, peers: Peers | None = None) -> Table | None:
+    """Macro F1, negative log-likelihood, calibration error and agreement; means over seeds. Peers come last."""
     sets = evaluation_sets(results)
     lines = [line for line in ordered_lines(results) if cells_of(results, line)]
     if not sets or not lines:
@@ -95,7 +97,22 @@ def calibration_table(results: Results) -> Table | None:
             entries += [_agreement(results, line, split)] if split in agreeing else []
         is_featured = featured is not None and line.key == featured.key
         rows.append(Row(Entry(named[line.key]), tuple(entries), featured=is_featured))
+    if peers is not None:
+        rows += _peer_calibration(results, peers, agreeing)
     return Table("Calibration and agreement", "Method", tuple(columns), tuple(rows))
+
+
+def _peer_calibration(results: Results, peers: Peers, agreeing: Collection[str]) -> list[Row]:
+    named = names.peer_names(peers.summary)
+    rows = []
+    for line in peer_lines(results, peers):
+        entries: list[Entry] = []
+        for split, _ in evaluation_sets(results):
+            found = [cell.splits[split] for cell in peer_cells_of(peers, line) if split in cell.splits]
+            entries += [_mean_entry(mean_of(found, measure), shown) for _, measure, shown in _MEASURES]
+            entries += [Entry(NOT_APPLICABLE)] if split in agreeing else []
+        rows.append(Row(Entry(named[line.key]), tuple(entries)))
+    return rows
 
 
 def _mean_entry(mean: float | None, shown: Callable[[float], str]) -> Entry:

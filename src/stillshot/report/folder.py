@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stillshot.errors import RunFolderError
-from stillshot.evaluate.records import SCHEMA_VERSION, Results
+from stillshot.evaluate.records import SCHEMA_VERSION, Peers, Results
 
 
 def read_results(run_dir: Path) -> Results:
@@ -42,6 +42,28 @@ def read_results(run_dir: Path) -> Results:
             f"{SCHEMA_VERSION}. {advice}"
         )
     return results
+
+
+def read_peers(run_dir: Path) -> Peers | None:
+    """What other tools did on the budgets of a run, or ``None`` where none were run.
+
+    Raises:
+        RunFolderError: ``peers.json`` does not hold what this version writes.
+    """
+    path = run_dir / "peers.json"
+    advice = f"Remove it, and run `python experiments/peers.py {run_dir}` again; what peers answered is kept."
+    try:
+        peers = Peers.model_validate_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise RunFolderError(f"{path} does not hold records of peers ({problem}). {advice}") from None
+    if peers.schema_ != SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{path} has schema {peers.schema_} and this version of stillshot reads schema {SCHEMA_VERSION}. {advice}"
+        )
+    return peers
 
 
 def read_recipe_text(run_dir: Path) -> str | None:

@@ -12,14 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stillshot.errors import WorkError
-from stillshot.evaluate.records import Results
+from stillshot.evaluate.records import Peers, Results
 from stillshot.report import names
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
 from stillshot.report.claims import claims_markdown, claims_table, judge
 from stillshot.report.drawing import Drawing, Plan, write_drawings
 from stillshot.report.examples import choose_examples
 from stillshot.report.figures import accuracy_figure, confusion_figure, cost_figure
-from stillshot.report.folder import read_recipe_text, read_results
+from stillshot.report.folder import read_peers, read_recipe_text, read_results
 from stillshot.report.grid_figures import (
     methods_accuracy_figure,
     methods_cost_figure,
@@ -28,7 +28,13 @@ from stillshot.report.grid_figures import (
 )
 from stillshot.report.narrative import tell
 from stillshot.report.paper import Paper, is_language_inference, is_paper_setting, read_paper
-from stillshot.report.tables import Table, comparison_table, differences_table, failures_table
+from stillshot.report.tables import (
+    Table,
+    comparison_table,
+    differences_table,
+    failures_table,
+    peer_differences_table,
+)
 
 _REFERENCE = re.compile(r"#([\w.-]+)")
 
@@ -48,16 +54,17 @@ def write_report(run_dir: Path, *, paper: bool = False) -> Path:
         The path of ``report.html``.
 
     Raises:
-        RunFolderError: ``results.json`` is missing or does not hold run records.
+        RunFolderError: ``results.json`` is missing or does not hold run records, or ``peers.json``, where
+            it is, does not hold those of peers.
         WorkError: The page or a figure cannot be written.
     """
-    results = read_results(run_dir)
+    results, peers = read_results(run_dir), read_peers(run_dir)
     path = run_dir / "report.html"
     claims = judge(results) if paper or is_language_inference(results) else []
     try:
         theirs = read_paper() if paper or is_paper_setting(results) else None
         drawings = write_drawings(_figures(results, theirs), run_dir / "figures")
-        _write(path, _render(run_dir, results, drawings, claims_table(claims) if claims else None))
+        _write(path, _render(run_dir, results, peers, drawings, claims_table(claims) if claims else None))
         if claims:
             _write(run_dir / "claims.md", claims_markdown(claims))
         else:
@@ -110,7 +117,9 @@ def _figures(results: Results, paper: Paper | None) -> list[Plan]:
     ]
 
 
-def _render(run_dir: Path, results: Results, drawings: list[Drawing], claims: Table | None) -> str:
+def _render(
+    run_dir: Path, results: Results, peers: Peers | None, drawings: list[Drawing], claims: Table | None
+) -> str:
     environment = Environment(
         loader=PackageLoader("stillshot.report"),
         autoescape=True,
@@ -122,15 +131,17 @@ def _render(run_dir: Path, results: Results, drawings: list[Drawing], claims: Ta
     page = environment.get_template("report.html.j2").render(
         results=results,
         story=tell(results),
-        comparison=comparison_table(results) if results.summary else None,
+        comparison=comparison_table(results, peers) if results.summary else None,
         controls=names.explained_controls(results.summary),
-        failures=failures_table(results),
+        failures=failures_table(results, peers),
         figures=[(drawing, inline_svg(drawing)) for drawing in drawings],
         groups=group_tables(results),
         differences=differences_table(results),
         claims=claims,
         paper_source=read_paper().source if claims else "",
-        calibration=calibration_table(results),
+        peer_differences=peer_differences_table(results, peers),
+        peer_versions=peers.versions if peers and peers.summary else {},
+        calibration=calibration_table(results, peers),
         predicted=predicted_tables(results),
         examples=choose_examples(run_dir, results),
         recipe=_shown(read_recipe_text(run_dir)),

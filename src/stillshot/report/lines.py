@@ -6,7 +6,16 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from stillshot.evaluate.assemble import line_key
-from stillshot.evaluate.records import Cell, Interval, Results, SplitResult, SummaryLine
+from stillshot.evaluate.records import (
+    Cell,
+    Interval,
+    PeerCell,
+    PeerLine,
+    Peers,
+    Results,
+    SplitResult,
+    SummaryLine,
+)
 from stillshot.report.names import METHODS, budget
 
 _ORDER = {method: position for position, method in enumerate(METHODS)}
@@ -19,6 +28,20 @@ def ordered_lines(results: Results) -> list[SummaryLine]:
         return budget(line), _ORDER.get(line.method, len(_ORDER)), line.control is not None
 
     return sorted(results.summary, key=place)
+
+
+def peer_lines(results: Results, peers: Peers | None) -> list[PeerLine]:
+    """The peers' lines whose budget the run has too, from the fewest labels to the most."""
+    budgets = {line.labelled for line in results.summary}
+    return sorted(
+        (line for line in (peers.summary if peers else []) if line.labelled in budgets),
+        key=lambda line: line.labelled,
+    )
+
+
+def peer_cells_of(peers: Peers, line: PeerLine) -> list[PeerCell]:
+    """The finished cells that a peer's line is the mean of."""
+    return [cell for cell in peers.cells if cell.failed is None and line_key(cell.id) == line.key]
 
 
 def cells_of(results: Results, line: SummaryLine) -> list[Cell]:
@@ -37,7 +60,7 @@ def mean_of(found: Sequence[SplitResult], measure: Callable[[SplitResult], float
     return fmean(map(measure, found)) if found else None
 
 
-def interval_on(line: SummaryLine, split: str) -> Interval | None:
+def interval_on(line: SummaryLine | PeerLine, split: str) -> Interval | None:
     """A line's accuracy on an evaluation set."""
     return line.in_domain.get(split) or line.out_of_domain.get(split)
 

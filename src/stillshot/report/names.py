@@ -8,13 +8,21 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from stillshot.evaluate.records import Cell, SummaryLine
+from stillshot.evaluate.records import Cell, PeerLine, SummaryLine
 
 METHODS = {
     "zero_shot": "Zero-shot",
     "in_context": "In-context learning",
     "pattern_finetune": "Pattern-based fine-tuning",
     "context_distillation": "Context distillation",
+}
+# Each peer: its name, and what it trains.
+PEERS = {
+    "setfit": ("SetFit", "logistic regression, all weights"),
+    "linear_probe": ("Linear probe", "logistic regression"),
+    "linear_probe_self_training": ("Self-training", "logistic regression"),
+    "tfidf": ("Bag of words", "logistic regression"),
+    "tfidf_self_training": ("Self-training", "logistic regression"),
 }
 TUNINGS = {"full": "all weights", "lora": "LoRA", "bitfit": "BitFit"}
 HEADS = {"label": "label head", "channel": "channel head", "language_model": "language-model head"}
@@ -204,6 +212,28 @@ def contexts(line: SummaryLine) -> str:
     if not line.num_shots or not line.num_contexts:
         return ""
     return f"{plural(line.num_contexts, 'context')} of {plural(line.num_shots, 'shot')}"
+
+
+def peer_name(peer: str) -> str:
+    """A peer in words: ``SetFit``."""
+    return PEERS[peer][0] if peer in PEERS else peer
+
+
+def peer_model(encoder: str | None) -> str:
+    """What a peer reads texts with: a pretrained encoder, or counts of words."""
+    return model_name(encoder) if encoder else "TF-IDF"
+
+
+def peer_names(lines: Sequence[PeerLine]) -> dict[str, str]:
+    """A name for each line of a peer by its key: the peer, its model, and its labels where budgets differ."""
+    several = len({line.labelled for line in lines}) > 1
+    named = {}
+    for line in lines:
+        told = ", ".join(
+            filter(None, (peer_model(line.encoder), plural(line.labelled, "label") if several else ""))
+        )
+        named[line.key] = f"{peer_name(line.peer)} (peer, {told})"
+    return _made_unique(named)
 
 
 def _looked_up(attribute: str, names: dict[str, str]) -> Callable[[SummaryLine], str]:

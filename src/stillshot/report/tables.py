@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stillshot.evaluate.records import Comparison, Interval, Results, SummaryLine
+from stillshot.evaluate.records import Comparison, Interval, PeerLine, Peers, Results, SummaryLine
 from stillshot.report import names
-from stillshot.report.lines import evaluation_sets, headline, interval_on, items_in, ordered_lines
+from stillshot.report.lines import evaluation_sets, headline, interval_on, items_in, ordered_lines, peer_lines
 from stillshot.report.names import NOT_APPLICABLE
 
 NO_CLEAR_DIFFERENCE = "no clear difference"
@@ -68,18 +68,22 @@ class Table:
 # The comparison of methods -----------------------------------------------------------------------
 
 
-def comparison_table(results: Results) -> Table:
+def comparison_table(results: Results, peers: Peers | None = None) -> Table:
     """Every line of the summary with its accuracy on each evaluation set and what it costs.
 
-    A mean is marked as strong only where its whole interval lies above those of all other lines.
+    Peers stand below our methods of the same number of labels. A mean is marked as strong only where its
+    whole interval lies above those of all other lines.
     """
-    lines = ordered_lines(results)
+    lines: list[SummaryLine | PeerLine] = sorted(
+        [*ordered_lines(results), *peer_lines(results, peers)], key=lambda line: line.labelled
+    )
+    seeds = len({cell.seed for cell in results.cells})
     sets = evaluation_sets(results)
     accuracies = [_accuracy_entries([interval_on(line, split) for line in lines]) for split, _ in sets]
     featured = headline(results)
     rows = tuple(
         Row(
-            Entry(names.row_name(line), names.contexts(line)),
+            _who(line, seeds),
             (*_setup(line), *(column[position] for column in accuracies), *_costs(line)),
             featured=featured is not None and line.key == featured.key,
         )
@@ -134,7 +138,19 @@ def clear_best(column: Sequence[Interval | None]) -> int | None:
     return position if apart else None
 
 
-def _setup(line: SummaryLine) -> tuple[Entry, Entry, Entry]:
+def _who(line: SummaryLine | PeerLine, seeds: int) -> Entry:
+    if isinstance(line, SummaryLine):
+        return Entry(names.row_name(line), names.contexts(line))
+    some = f", {len(line.seeds)} of {seeds} seeds" if len(line.seeds) < seeds else ""
+    return Entry(names.peer_name(line.peer), f"peer{some}")
+
+
+def _setup(line: SummaryLine | PeerLine) -> tuple[Entry, Entry, Entry]:
+    with_queries = f"+ {names.plural(line.unlabelled, 'query')}" if line.unlabelled else ""
+    budget = Entry(names.count(line.labelled), with_queries)
+    if isinstance(line, PeerLine):
+        trained = names.PEERS[line.peer][1] if line.peer in names.PEERS else NOT_APPLICABLE
+        return Entry(names.peer_model(line.encoder)), Entry(trained), budget
     asked = [names.SCORINGS.get(line.scoring or "", ""), names.CALIBRATIONS.get(line.calibration or "", "")]
     if line.student:
         taught = f"taught by {names.model_name(line.teacher)}" if line.teacher else ""
@@ -146,11 +162,10 @@ def _setup(line: SummaryLine) -> tuple[Entry, Entry, Entry]:
         model = Entry(names.model_name(line.teacher))
         tuning = "none"
     how = Entry(tuning or NOT_APPLICABLE, ", ".join(filter(None, asked)))
-    taught_by_soft_labels = f"+ {names.plural(line.unlabelled, 'query')}" if line.unlabelled else ""
-    return model, how, Entry(names.count(line.labelled), taught_by_soft_labels)
+    return model, how, budget
 
 
-def _costs(line: SummaryLine) -> tuple[Entry, ...]:
+def _costs(line: SummaryLine | PeerLine) -> tuple[Entry, ...]:
     partly = 0 < line.trainable_parameters < line.parameters
     trained = f"{names.parameters(line.trainable_parameters)} trained" if partly else ""
     return (
@@ -211,9 +226,28 @@ def _turned(gain: float) -> float | None:
 
 def differences_table(results: Results) -> Table | None:
     """Every paired comparison in the records, or ``None`` without any."""
-    if not results.comparisons:
+    return _differences(
+        "Paired differences in accuracy", results.comparisons, names.line_names(results.summary)
+    )
+
+
+def peer_differences_table(results: Results, peers: Peers | None) -> Table | None:
+    """Distilled students (without any, fine-tuned ones) against the peers of their budget, or ``None``.
+
+    ``peers.json`` holds the comparisons of all other lines too.
+    """
+    if peers is None:
         return None
-    named = names.line_names(results.summary)
+    methods = {line.key: line.method for line in results.summary}
+    told = "context_distillation" if "context_distillation" in methods.values() else "pattern_finetune"
+    comparisons = [one for one in peers.comparisons if methods.get(one.a) == told]
+    named = {**names.line_names(results.summary), **names.peer_names(peers.summary)}
+    return _differences("Paired differences in accuracy from peers", comparisons, named)
+
+
+def _differences(caption: str, comparisons: Sequence[Comparison], named: Mapping[str, str]) -> Table | None:
+    if not comparisons:
+        return None
     rows = tuple(
         Row(
             Entry(named.get(comparison.a, names.shorten(comparison.a, 80))),
@@ -229,7 +263,7 @@ def differences_table(results: Results) -> Table | None:
                 Entry(verdict(comparison), LOST if is_lost_to_correction(comparison) else ""),
             ),
         )
-        for comparison in results.comparisons
+        for comparison in comparisons
     )
     columns = (
         Column("Against", number=False),
@@ -242,7 +276,7 @@ def differences_table(results: Results) -> Table | None:
         Column("p", "McNemar"),
         Column("The first is", number=False),
     )
-    return Table("Paired differences in accuracy", "Method", columns, rows)
+    return Table(caption, "Method", columns, rows)
 
 
 def _relative_entry(comparison: Comparison) -> Entry:
@@ -252,23 +286,31 @@ def _relative_entry(comparison: Comparison) -> Entry:
     return Entry(names.points(comparison.relative), names.interval(bounds) if bounds else "")
 
 
-def failures_table(results: Results) -> Table | None:
+def failures_table(results: Results, peers: Peers | None = None) -> Table | None:
     """The cells that did not finish, with their reason, or ``None`` where all did."""
-    failed = [cell for cell in results.cells if cell.failed is not None]
-    if not failed:
-        return None
+    told = [
+        (names.row_name(cell), names.model_name(cell.student or cell.teacher), cell)
+        for cell in results.cells
+    ]
+    told += [
+        (f"{names.peer_name(cell.peer)} (peer)", names.peer_model(cell.encoder), cell)
+        for cell in (peers.cells if peers else [])
+    ]
     rows = tuple(
         Row(
-            Entry(names.row_name(cell), names.shorten(cell.id, 80)),
+            Entry(name, names.shorten(cell.id, 80)),
             (
-                Entry(names.model_name(cell.student or cell.teacher)),
+                Entry(model),
                 Entry(names.count(cell.labelled)),
                 Entry(str(cell.seed)),
                 Entry(names.shorten(cell.failed or "No reason was recorded.")),
             ),
         )
-        for cell in failed
+        for name, model, cell in told
+        if cell.failed is not None
     )
+    if not rows:
+        return None
     columns = (
         Column("Model", number=False),
         Column("Labels"),
@@ -281,9 +323,9 @@ def failures_table(results: Results) -> Table | None:
 # Markdown ----------------------------------------------------------------------------------------
 
 
-def markdown_table(results: Results) -> str:
+def markdown_table(results: Results, peers: Peers | None = None) -> str:
     """The comparison as a Markdown table; details that no README needs are left out."""
-    return markdown_of(comparison_table(results))
+    return markdown_of(comparison_table(results, peers))
 
 
 def markdown_of(table: Table) -> str:
@@ -301,6 +343,8 @@ def markdown_of(table: Table) -> str:
 
 def _told_apart(row: Row) -> str:
     """A row's name; in-context learning stands in several rows, told apart by how the teacher was asked."""
+    if row.name.detail.startswith("peer"):
+        return f"{row.name.text} ({row.name.detail})"
     if row.name.text != names.METHODS["in_context"]:
         return row.name.text
     setup = row.entries[1]  # "Head, tuning", whose detail is scoring and calibration
