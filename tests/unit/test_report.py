@@ -13,7 +13,7 @@ import pytest
 from report_fixtures import LABELS, METHODS, Page, cell, make_results, split_result, summary_line, write_run
 
 from stillshot.errors import RunFolderError
-from stillshot.evaluate.records import Cell, Comparison, Interval, Results
+from stillshot.evaluate.records import Cell, Interval, Results
 from stillshot.report import markdown_table, names, tables, write_report
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
 from stillshot.report.examples import choose_examples

@@ -289,8 +289,7 @@ def _relative_entry(comparison: Comparison) -> Entry:
 def failures_table(results: Results, peers: Peers | None = None) -> Table | None:
     """The cells that did not finish, with their reason, or ``None`` where all did."""
     told = [
-        (names.row_name(cell), names.model_name(cell.student or cell.teacher), cell)
-        for cell in results.cells
+        (names.row_name(cell), names.model_name(cell.student or cell.teacher), cell) for cell in results.cells
     ]
     told += [
         (f"{names.peer_name(cell.peer)} (peer)", names.peer_model(cell.encoder), cell)
