@@ -179,7 +179,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "stillshot": {},
     "whole batch in one pass": {"arguments": {"pass_tokens": 10**9}},
     "gradient checkpointing": {"arguments": {"gradient_checkpointing": True}},
-    "layers compiled": {"compile": True},
+    "layers compiled, epochs after the first": {"arguments": {"compile_layers": True}},
     "adapters in the last 10 layers, epochs after the first": {"layers": 10},
 }
 

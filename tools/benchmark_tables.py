@@ -296,7 +296,14 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def filled(page: str) -> str:
     """The page with its tables made anew."""
-    return _BLOCK.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}{match[3]}", page)
+
+    def made(name: str) -> str:
+        try:
+            return TABLES[name]()
+        except FileNotFoundError:
+            return "No record yet: `make bench` makes it.\n"
+
+    return _BLOCK.sub(lambda match: f"{match[1]}{made(match[2])}{match[3]}", page)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import peft  # noqa: F401 (a library like the others: loaded before memory is counted)
@@ -13,8 +12,6 @@ import torch
 from turns import Turns, read_job
 
 from stillshot.config import Lora, Prompt, Student, Training
-from stillshot.student import saved
-from stillshot.student.lean import transformer_of
 from stillshot.student.training import TrainingSet, train_student
 from stillshot.tasks import load_task
 from stillshot.types import Example
@@ -32,17 +29,6 @@ def progress(step: int, steps: int) -> None:
         if step < steps:
             turns.wait()
 
-
-if job.get("compile"):
-    create = saved.Student.create
-
-    def compiled(*arguments: Any) -> saved.Student:
-        student = create(*arguments)
-        for layer in transformer_of(student.model).base_model.layers:
-            layer.compile(dynamic=True)
-        return student
-
-    saved.Student.create = compiled
 
 turns.wait()
 with tempfile.TemporaryDirectory() as folder:

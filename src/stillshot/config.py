@@ -237,7 +237,8 @@ class Training(Section):
 
     A batch goes through the model in passes of at most ``pass_tokens`` tokens, whose gradients add up: memory
     is bounded by these, not by the batch. Null is chosen by tuning and device. ``gradient_checkpointing`` saves
-    more memory, and computes every layer twice.
+    more memory, and computes every layer twice. ``compile_layers`` makes long trainings faster, behind a first
+    step in which they are compiled; a processor needs a C++ compiler for it.
     """
 
     learning_rate: float | None = Field(default=None, gt=0)
@@ -250,6 +251,7 @@ class Training(Section):
     beta: float = Field(default=0.0, ge=0, le=1)
     pass_tokens: PositiveInt | None = None
     gradient_checkpointing: bool = False
+    compile_layers: bool = False
 
 
 class Finetuning(Training):

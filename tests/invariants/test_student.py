@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -441,6 +442,20 @@ def test_layers_that_pass_on_more_than_their_states_run_each_time() -> None:
     assert frozen.FrozenStates.of(model, [7] * 6, forward) is None
     assert "forward" not in vars(model.mpnet.encoder.layer[0])
     assert torch.isfinite(forward([0, 1])).all()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="layers are compiled by a C++ compiler")
+def test_compiled_layers_learn_the_same(lively: Lively, tmp_path: Path) -> None:
+    weights = []
+    for compiled in (False, True):
+        student = student_of(lively("llama"), tuning="lora", lora=Lora(layers=1))
+        rows = training_set(20).rows(student, 0.3)
+        train_steps(student, rows, tmp_path, compile_layers=compiled, pass_tokens=100)
+        weights.append(
+            torch.cat([p.detach().flatten() for p in student.model.parameters() if p.requires_grad])
+        )
+        assert not any(module._compiled_call_impl for module in student.model.modules())
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("fails", [False, True])

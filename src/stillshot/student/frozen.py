@@ -140,6 +140,13 @@ def frozen_layers(model: nn.Module) -> list[nn.Module]:
     return list(layers)[: trains.index(True)] if any(trains) else list(layers)
 
 
+def training_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers above the frozen ones; none if these cannot be told."""
+    transformer = transformer_of(model)
+    layers = None if transformer is None else _layers(transformer)
+    return [] if layers is None else list(layers)[len(frozen_layers(model)) :]
+
+
 @contextmanager
 def frozen_in_evaluation(model: nn.Module) -> Iterator[None]:
     """Within it, frozen layers and what lies below them have no dropout, whether their states are kept or not."""
@@ -147,9 +154,8 @@ def frozen_in_evaluation(model: nn.Module) -> Iterator[None]:
     if not frozen or transformer is None:
         yield
         return
-    base, layers = transformer.base_model, _layers(transformer)
-    assert layers is not None
-    above = list(layers)[len(frozen) :]
+    base = transformer.base_model
+    above = training_layers(model)
 
     def settle(*_: object) -> None:
         if base.training:

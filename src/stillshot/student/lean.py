@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -15,7 +15,14 @@ _SHORT = 128
 
 
 @contextmanager
-def lean(model: torch.nn.Module, *, longest: int, autocast: bool, on_cpu: bool) -> Iterator[None]:
+def lean(
+    model: torch.nn.Module,
+    *,
+    longest: int,
+    autocast: bool,
+    on_cpu: bool,
+    compiled: Sequence[torch.nn.Module] = (),
+) -> Iterator[None]:
     """Within it, a model trains without what its training does not need. Results stay the same up to rounding.
 
     Args:
@@ -23,13 +30,26 @@ def lean(model: torch.nn.Module, *, longest: int, autocast: bool, on_cpu: bool) 
         autocast: Whether products are done in 16 bits. Adapters then take inputs as they are: PEFT would
             copy them to the adapters' float32 first, and autocast back, for every adapter.
         on_cpu: Whether it trains on the processor.
+        compiled: Layers to compile. They are alike, so that one is compiled for all.
     """
     with ExitStack() as stack:
         if autocast:
             stack.enter_context(_without_input_casts(model))
         if on_cpu and longest <= _SHORT:
             stack.enter_context(_with_attention(model, "eager"))
+        stack.enter_context(_compiled(compiled))
         yield
+
+
+@contextmanager
+def _compiled(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
+    try:
+        for layer in layers:
+            layer.compile(dynamic=True)
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
 
 
 @contextmanager

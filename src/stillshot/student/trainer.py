@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from stillshot.student.features import Feature
-from stillshot.student.frozen import FrozenStates, frozen_in_evaluation
+from stillshot.student.frozen import FrozenStates, frozen_in_evaluation, training_layers
 from stillshot.student.lean import lean, passes
 from stillshot.student.losses import distillation_loss, vocabulary_targets
 
@@ -49,6 +49,10 @@ class ContextDistillationConfig(TrainingArguments):
             "help": "A batch goes through the model in passes of at most so many tokens with padding, whose "
             "gradients add up. This bounds the memory of activations. None: in one pass."
         },
+    )
+    compile_layers: bool = field(
+        default=False,
+        metadata={"help": "Compile the layers that train; pays for long trainings, and needs a compiler."},
     )
 
 
@@ -116,7 +120,9 @@ class ContextDistillationTrainer(Trainer):
         self._frozen_is_known = False
         model: Any = self.model
         try:
-            with lean(model, longest=longest, autocast=half, on_cpu=on_cpu), frozen_in_evaluation(model):
+            compiled = training_layers(model) if self.args.compile_layers else ()  # type: ignore[union-attr]
+            settled = lean(model, longest=longest, autocast=half, on_cpu=on_cpu, compiled=compiled)
+            with settled, frozen_in_evaluation(model):
                 return super().train(*args, **settings)
         finally:
             self._frozen = None

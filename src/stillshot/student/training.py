@@ -174,6 +174,7 @@ def _arguments(
         weight_decay=training.weight_decay,
         temperature=training.temperature,
         beta=training.beta,
+        compile_layers=training.compile_layers,
         activation_checkpointing=training.gradient_checkpointing,
         pass_tokens=training.pass_tokens or _pass_tokens(section, on_cpu=on_cpu),
         bf16=half_precision,
