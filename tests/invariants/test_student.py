@@ -445,6 +445,7 @@ def test_layers_that_pass_on_more_than_their_states_run_each_time() -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="layers are compiled by a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports what torch deprecates
 def test_compiled_layers_learn_the_same(lively: Lively, tmp_path: Path) -> None:
     weights = []
     for compiled in (False, True):
