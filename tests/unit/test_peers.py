@@ -21,7 +21,7 @@ from stillshot.errors import RunFolderError, WorkError
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.peers import assemble_peers, budget_of
 from stillshot.evaluate.records import Peers
-from stillshot.evaluate.statistics import paired_difference
+from stillshot.evaluate.statistics import holm, paired_difference, samples_for
 from stillshot.methods.materials import Materials
 from stillshot.report import markdown_table, write_report
 from stillshot.report.folder import read_peers, read_results
@@ -195,8 +195,9 @@ def test_records_hold_metrics_costs_and_paired_comparisons(run_folder: Path) -> 
             np.array([max(r["probabilities"], key=r["probabilities"].get) == r["gold"] for r in rows], float)
         )
     theirs = [np.array([float(index % 4 in (0, 3)) for index in range(24)])] * 2
-    difference, interval, p = paired_difference(right, theirs, 50)
-    assert (comparison.difference, comparison.ci95, comparison.p) == (difference, interval, p)
+    expected = paired_difference(right, theirs, samples_for(len(found.comparisons), 50))
+    assert (comparison.difference, comparison.ci95, comparison.p) == (expected.mean, expected.ci95, expected.p)
+    assert [one.p_holm for one in found.comparisons] == holm([one.p for one in found.comparisons])
 
 
 def test_a_failure_is_kept_with_its_reason_and_the_rest_goes_on(run_folder: Path) -> None:
