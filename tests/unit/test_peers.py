@@ -196,7 +196,11 @@ def test_records_hold_metrics_costs_and_paired_comparisons(run_folder: Path) -> 
         )
     theirs = [np.array([float(index % 4 in (0, 3)) for index in range(24)])] * 2
     expected = paired_difference(right, theirs, samples_for(len(found.comparisons), 50))
-    assert (comparison.difference, comparison.ci95, comparison.p) == (expected.mean, expected.ci95, expected.p)
+    assert (comparison.difference, comparison.ci95, comparison.p) == (
+        expected.mean,
+        expected.ci95,
+        expected.p,
+    )
     assert [one.p_holm for one in found.comparisons] == holm([one.p for one in found.comparisons])
 
 
