@@ -52,9 +52,7 @@ def main() -> None:
     key, value = (torch.randn(1, GROUPS, PREFIX, HEAD).to(dtype) for _ in range(2))
     own_lse = torch.randn(ROWS, heads, LENGTH)
     products = PrefixLayer.of(key, value)
-    flash = PrefixLayer(
-        key[0].transpose(1, 2), value[0], None, HEAD
-    )  # without samples, the flash kernel is used
+    flash = PrefixLayer(key[0].transpose(1, 2), value[0], None)  # without samples, the flash kernel is used
     seconds = interleaved(
         {
             "flash": lambda: merge_with_prefix(query, own, own_lse, flash, scale),

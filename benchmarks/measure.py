@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from stillshot.evaluate.resources import hardware, versions
 
 Run = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
 RECORDS = Path(__file__).parent / "records"
 
 
 def interleaved(
-    runs: Mapping[str, Run], rounds: int, budget_seconds: float = float("inf")
-) -> dict[str, float]:
+    runs: Mapping[Name, Run], rounds: int, budget_seconds: float = float("inf")
+) -> dict[Name, float]:
     """Median seconds of each run, all run once a round, so that a slow minute is everyone's.
 
     Rounds end early where another one would not fit the budget; there is always one.
     """
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    taken: dict[Name, list[float]] = {name: [] for name in runs}
     began = time.perf_counter()
     for done in range(rounds):
         spent = time.perf_counter() - began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -57,25 +58,27 @@ def by_shots(load: Workload, queries: int = 256) -> list[Figures]:
         m: LocalTeacher(TeacherSection(model=TEACHER, prefix=m)) for m in ("shared", "repeat", "none")
     }
     operations = Operations.of(teachers["shared"].model)
-    alone = load.prompts(0, queries)
+    all_prompts = {shots: load.prompts(shots, queries) for shots in (0, 8, 16, 32, 64)}
+    part = {
+        (shots, mode): {"shared": queries, "repeat": queries // 8, "none": 8 if shots else queries // 8}[mode]
+        for shots, mode in itertools.product(all_prompts, teachers)
+    }
+    seconds = interleaved(
+        {
+            (shots, mode): partial(_label, teachers[mode], all_prompts[shots][:count], load.label_tokens)
+            for (shots, mode), count in part.items()
+        },
+        rounds=3,
+    )
     rows = []
-    for shots in (0, 8, 16, 32, 64):
-        prompts = load.prompts(shots, queries) if shots else alone
-        part = {"shared": queries, "repeat": queries // 8, "none": 8 if shots else queries // 8}
-        seconds = interleaved(
-            {
-                mode: partial(_label, teacher, prompts[: part[mode]], load.label_tokens)
-                for mode, teacher in teachers.items()
-            },
-            rounds=3,
-        )
-        tokens = prefix_tokens(prompts, alone)
+    for shots, prompts in all_prompts.items():
+        tokens = prefix_tokens(prompts, all_prompts[0])
         rows.append(
             {
                 "shots": shots,
                 "context_tokens": tokens,
-                "queries_per_s": {mode: part[mode] / seconds[mode] for mode in teachers},
-                "operations_per_s": operations.labelling(prompts, tokens) / seconds["shared"],
+                "queries_per_s": {mode: part[shots, mode] / seconds[shots, mode] for mode in teachers},
+                "operations_per_s": operations.labelling(prompts, tokens) / seconds[shots, "shared"],
             }
         )
     return rows
@@ -85,23 +88,24 @@ def by_queries(load: Workload, shots: int = 32) -> list[Figures]:
     """Time by number of queries."""
     teacher = LocalTeacher(TeacherSection(model=TEACHER))
     operations = Operations.of(teacher.model)
-    rows = []
-    for queries in (100, 300, 1000, 10000):
-        prompts = load.prompts(shots, queries)
-        tokens = prefix_tokens(prompts, load.prompts(0, 1))
-        seconds = interleaved(
-            {"shared": lambda prompts=prompts: _label(teacher, prompts, load.label_tokens)},
-            rounds=3 if queries <= 1000 else 1,
-        )["shared"]
-        rows.append(
-            {
-                "queries": queries,
-                "seconds": seconds,
-                "queries_per_s": queries / seconds,
-                "operations_per_s": operations.labelling(prompts, tokens) / seconds,
-            }
-        )
-    return rows
+    all_prompts = {queries: load.prompts(shots, queries) for queries in (100, 300, 1000, 10000)}
+    seconds = interleaved(
+        {
+            queries: partial(_label, teacher, prompts, load.label_tokens)
+            for queries, prompts in all_prompts.items()
+        },
+        rounds=2,
+    )
+    tokens = prefix_tokens(all_prompts[100], load.prompts(0, 1))
+    return [
+        {
+            "queries": queries,
+            "seconds": seconds[queries],
+            "queries_per_s": queries / seconds[queries],
+            "operations_per_s": operations.labelling(prompts, tokens) / seconds[queries],
+        }
+        for queries, prompts in all_prompts.items()
+    ]
 
 
 def by_labels(load: Workload, shots: int = 16, queries: int = 32) -> list[Figures]:

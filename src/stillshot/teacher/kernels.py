@@ -7,16 +7,19 @@ FlashAttention's split over keys, Dao et al. 2022; the same split as Hydragen, J
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Rows of the prefix product at a time, over all groups: the exponentials of a chunk stay in the cache, and
-# the products are still large enough for several threads.
-_CHUNK = 3072
+# Rows of the prefix product at a time, over some groups of heads: their scores stay in the cache, and the
+# products are still large enough for several threads.
+_ROWS, _GROUPS = 3072, 12
 # Keys that a row's largest score over the prefix is estimated from.
 _SAMPLED = 16
+# Sums of exponentials above it may have overflowed, or may once multiplied by values.
+_LARGEST_SUM = 1e30
 
 
 def attention_with_lse(
@@ -69,30 +72,29 @@ class PrefixLayer:
 
     Attributes:
         key: Shape ``(groups, head, prefix)``, or ``(groups, head + 1, prefix)`` with a last row of ones.
-        value: Shape ``(groups, prefix, head)``, or ``(groups, prefix, head + 1)`` with a last column of ones.
-        sample: Some of the keys, ``(groups, head, sampled)``; ``None`` where there are no ones.
-        head: Size of a head.
+        value: Shape ``(groups, prefix, head)``.
+        sample: Some of the keys above a row of zeros, ``(groups, head + 1, sampled)``; ``None`` where there
+            are no ones.
     """
 
     key: Tensor
     value: Tensor
     sample: Tensor | None
-    head: int
 
     @classmethod
     def of(cls, key: Tensor, value: Tensor) -> PrefixLayer:
         """Keep keys and values, each of shape ``(1, groups, prefix, head)``, in the form that is read fastest."""
-        key, value, head = key[0].detach(), value[0].detach(), key.shape[-1]
+        key, value = key[0].detach(), value[0].detach()
         if key.device.type != "cpu" or key.dtype != torch.bfloat16:
-            return cls(key.transpose(1, 2).clone(), value.clone(), None, head)
-        ones = key.new_ones(*key.shape[:2], 1)
+            return cls(key.transpose(1, 2).clone(), value.clone(), None)
         places = torch.linspace(0, key.shape[1] - 1, min(_SAMPLED, key.shape[1])).long()
-        return cls(
-            torch.cat([key, ones], -1).transpose(1, 2).contiguous(),
-            torch.cat([value, ones], -1),
-            key[:, places].transpose(1, 2).contiguous(),
-            head,
-        )
+        return cls(_above(key, 1.0), value.clone(), _above(key[:, places], 0.0))
+
+
+def _above(key: Tensor, last: float) -> Tensor:
+    """Keys as columns, ``(groups, head + 1, keys)``, above a row of one value."""
+    row = key.new_full((key.shape[0], 1, key.shape[1]), last)
+    return torch.cat([key.transpose(1, 2), row], 1)
 
 
 def merge_with_prefix(
@@ -111,54 +113,74 @@ def merge_with_prefix(
     batch, heads, length, head = query.shape
     groups = prefix.key.shape[0]
 
-    def by_group(values: Tensor) -> Tensor:  # (groups, queries of all rows, ...)
-        return values.reshape(batch, groups, heads // groups * length, -1).transpose(0, 1).flatten(1, 2)
+    def by_group(values: Tensor) -> Tensor:  # (groups, tokens of all rows, heads of a group, ...)
+        tokens = values.transpose(1, 2).reshape(batch * length, groups, heads // groups, -1)
+        return tokens.transpose(0, 1)
 
     rows, own_rows, lse_rows = by_group(query), by_group(own), by_group(own_lse).squeeze(-1)
-    merged = None
-    if prefix.sample is not None:
-        merged = _merged_by_products(rows, own_rows, lse_rows, prefix, prefix.sample, scale)
-    if merged is None:
-        # The kernel reads heads as contiguous; only where ones lie beside them is this a copy.
+    merged = query.new_empty(batch * length, groups, heads // groups, head)
+    target = merged.transpose(0, 1)
+    if prefix.sample is None or not _merge_by_products(
+        rows, own_rows, lse_rows, prefix, prefix.sample, scale, target
+    ):
+        # The kernel reads heads as contiguous; only where ones lie below the keys is this a copy.
         key = prefix.key[:, :head].transpose(1, 2).contiguous()
-        value = prefix.value[..., :head].contiguous()
-        far, far_lse = attention_with_lse(rows[None], key[None], value[None], causal=False, scale=scale)
-        weight = torch.sigmoid(far_lse[0] - lse_rows).unsqueeze(-1).to(query.dtype)
-        merged = torch.lerp(own_rows, far[0], weight)
-    return merged.view(groups, batch, -1, head).transpose(0, 1).reshape(batch, heads, length, head)
+        flat = rows.flatten(1, 2)
+        far, far_lse = attention_with_lse(
+            flat[None], key[None], prefix.value[None], causal=False, scale=scale
+        )
+        weight = torch.sigmoid(far_lse[0].view_as(lse_rows) - lse_rows).unsqueeze(-1).to(query.dtype)
+        target.copy_(torch.lerp(own_rows, far[0].view_as(own_rows), weight))
+    return merged.view(batch, length, heads, head).transpose(1, 2)
 
 
-def _merged_by_products(
-    query: Tensor, own: Tensor, own_lse: Tensor, prefix: PrefixLayer, sample: Tensor, scale: float
-) -> Tensor | None:
+def _merge_by_products(
+    query: Tensor,
+    own: Tensor,
+    own_lse: Tensor,
+    prefix: PrefixLayer,
+    sample: Tensor,
+    scale: float,
+    target: Tensor,
+) -> bool:
     """The merge by plain matrix products, for processors that are fast at these in bfloat16.
 
     ``exp(score - shift)`` needs no second pass over the scores where the shift is known before them. Any
     shift gives the same quotient, so an estimate of a row's largest score will do; it is the larger of
     the own log-sum-exp and of the scores of some sampled keys. It is subtracted inside the product, by
-    the ones beside the keys, before scores are rounded to 16 bits; the ones beside the values give the
-    sums of the exponentials.
+    the ones below the keys, before scores are rounded to 16 bits.
 
     Args:
-        query: Shape ``(groups, queries, head)``; ``own`` alike, ``own_lse`` ``(groups, queries)``.
+        query: Shape ``(groups, tokens, heads of a group, head)``; ``own`` alike, ``own_lse`` without ``head``.
+        target: Where the result goes, shaped like ``query``.
 
     Returns:
-        Shape ``(groups, queries, head)``, or ``None`` where the estimate was too low by so much that an
-        exponential overflowed.
+        Whether it did: not where an estimate was too low by so much that an exponential overflowed.
     """
-    largest = torch.maximum(torch.bmm(query, sample).amax(-1).float() * scale, own_lse)
-    shift = (largest / scale).to(query.dtype)
-    shifted = torch.cat([query, -shift.unsqueeze(-1)], -1)
-    rows = min(query.shape[1], max(32, _CHUNK // query.shape[0]))
-    buffer = query.new_empty(query.shape[0], rows, prefix.key.shape[-1])
-    parts = []
-    for part in shifted.split(rows, 1):
-        scores = buffer[:, : part.shape[1]]
-        torch.baddbmm(scores, part, prefix.key, beta=0, alpha=scale, out=scores)
-        parts.append(torch.bmm(scores.exp_(), prefix.value))
-    far = torch.cat(parts, 1).float()
-    total = far[..., -1:]
-    if not torch.isfinite(total).all():
-        return None
-    own_share = torch.exp(own_lse - shift.float() * scale).unsqueeze(-1)
-    return ((far[..., :-1] + own * own_share) / (total + own_share)).to(query.dtype)
+    groups, tokens, heads, head = query.shape
+    some = min(groups, _GROUPS)
+    step = min(tokens, max(32, _ROWS // some // heads))
+    row_buffer = query.new_zeros(some * step * heads * (head + 1))
+    score_buffer = query.new_empty(some * step * heads * prefix.key.shape[-1])
+    for group, token in itertools.product(range(0, groups, some), range(0, tokens, step)):
+        of = slice(group, group + some)
+        part = (of, slice(token, token + step))
+        lse = own_lse[part].flatten(1, 2)
+        shape = (*query[part].shape[:-1], head)
+        rows = row_buffer[: lse.numel() * (head + 1)].view(*lse.shape, head + 1)
+        rows[..., :head].view(shape).copy_(query[part])
+        rows[..., head] = 0  # beside the zeros below the sample; what was there may be no number
+        largest = torch.maximum(torch.bmm(rows, sample[of]).amax(-1).float() * scale, lse)
+        shift = (largest / scale).to(query.dtype)
+        rows[..., head] = -shift
+        scores = score_buffer[: lse.numel() * prefix.key.shape[-1]].view(*lse.shape, -1)
+        torch.baddbmm(scores, rows, prefix.key[of], beta=0, alpha=scale, out=scores)
+        total = scores.exp_().sum(-1).float()
+        if not (total < _LARGEST_SUM).all():
+            return False
+        own_share = torch.exp(lse - shift.float() * scale)
+        norm = (1 / (total + own_share)).unsqueeze(-1)
+        far = torch.bmm(scores, prefix.value[of]).float().mul_(norm)
+        own_part = own[part].float() * (norm.squeeze(-1) * own_share).view(*shape[:-1], 1)
+        target[part] = own_part.add_(far.view(shape))
+    return True

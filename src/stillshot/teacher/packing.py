@@ -7,6 +7,7 @@ mask lets a token attend to its ancestors alone. So a query is read once, not on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor
 
 from stillshot.prompt.writer import ScoredPrompt
+
+# What a batch costs besides its tokens, in tokens.
+_BATCH_COST = 32
 
 
 @dataclass(frozen=True)
@@ -135,19 +139,22 @@ def batch_of(rows: Sequence[Row], start: int) -> Batch:
 def batches(rows: Sequence[Sequence[Row]], batch_tokens: int) -> list[list[int]]:
     """Positions of prompts of similar length, the longest first.
 
-    A batch holds at most ``batch_tokens`` tokens with padding (or one prompt), of which a twentieth may be
-    padding.
+    A batch holds at most ``batch_tokens`` tokens with padding, or one prompt. Of all ways to cut the sorted
+    prompts, it is the one with the least padding, where every batch counts as some padding too.
     """
     longest = [max(len(row.tokens) for row in group) for group in rows]
-    found: list[list[int]] = []
-    count = width = wasted = 0
-    for position in sorted(range(len(rows)), key=longest.__getitem__, reverse=True):
-        own = [len(row.tokens) for row in rows[position]]
-        waste = wasted + sum(width - length for length in own)
-        if not found or (count + len(own)) * width > batch_tokens or waste > batch_tokens / 20:
-            found.append([])
-            count, width, wasted = 0, longest[position], 0
-        found[-1].append(position)
-        count += len(own)
-        wasted += sum(width - length for length in own)
-    return found
+    order = sorted(range(len(rows)), key=longest.__getitem__, reverse=True)
+    costs, starts = [0.0] + [math.inf] * len(order), [0] * (len(order) + 1)
+    for start, first in enumerate(order):
+        tokens = 0
+        for end, position in enumerate(order[start:], start + 1):
+            tokens += len(rows[position]) * longest[first]
+            if tokens > batch_tokens and end > start + 1:
+                break
+            if costs[start] + tokens + _BATCH_COST < costs[end]:
+                costs[end], starts[end] = costs[start] + tokens + _BATCH_COST, start
+    found, end = [], len(order)
+    while end:
+        found.append(order[starts[end] : end])
+        end = starts[end]
+    return found[::-1]
