@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ _ENCODERS = {
     "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "modernbert",
     "mpnet", "nomic_bert", "roberta", "xlm-roberta",
 }  # fmt: skip
+_weightless: ContextVar[bool] = ContextVar("weightless", default=False)
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -91,6 +95,16 @@ def window(config: Any) -> int:
     return next((int(limit) for limit in limits if limit), 1_000_000)
 
 
+@contextmanager
+def configurations_only() -> Iterator[None]:
+    """Within it, models are built from their configurations, and no weights are read: to plan with."""
+    token = _weightless.set(True)
+    try:
+        yield
+    finally:
+        _weightless.reset(token)
+
+
 def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedModel:
     """A causal language model on the processor, in evaluation mode.
 
@@ -103,7 +117,7 @@ def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedMod
             f"{resolved.id} ({config.model_type}) is not a causal language model, so it can neither be a "
             "teacher nor have a channel head. Use a decoder, e.g. bundled:smollm2-135m."
         )
-    if resolved.is_random:
+    if resolved.is_random or _weightless.get():
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     return _explained(
@@ -126,7 +140,7 @@ def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any
     for name, value in settings.items():
         setattr(config, name, value)
     try:
-        if resolved.is_random:
+        if resolved.is_random or _weightless.get():
             torch.manual_seed(0)
             return AutoModelForSequenceClassification.from_config(config, dtype=dtype)
         return _explained(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +114,7 @@ class ContextDistillationTrainer(Trainer):
             inputs = collate([rows[position] for position in positions], self._pad)
             model.eval()
             with self.compute_loss_context_manager():
-                self._outputs(model, self._prepare_inputs(inputs))
+                outputs_of(model, self._prepare_inputs(inputs))
 
         with lean(model, longest=max(lengths, default=0), autocast=self.args.bf16 or self.args.fp16):
             if self.args.world_size == 1 and self.args.n_gpu <= 1:
@@ -137,20 +137,10 @@ class ContextDistillationTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The distillation loss of a batch; see :func:`stillshot.student.losses.distillation_loss`."""
-        targets = {name: inputs[name] for name in _TARGETS}
-        outputs = self._outputs(model, inputs)
-        loss = distillation_loss(
-            outputs.logits,
-            targets["soft_labels"],
-            targets["label"],
-            targets["row_weight"],
-            beta=self.args.beta,  # type: ignore[union-attr]
-            temperature=self.args.temperature,  # type: ignore[union-attr]
-        )
+        args: Any = self.args
+        outputs = outputs_of(model, inputs)
+        loss = batch_loss(outputs.logits, inputs, args)
         return (loss, outputs) if return_outputs else loss
-
-    def _outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
-        return model(**{name: value for name, value in inputs.items() if name not in _OTHERS})
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write what a checkpoint needs: the weights that train. The others are as they were loaded."""
@@ -170,6 +160,17 @@ class ContextDistillationTrainer(Trainer):
         lengths = [row["length"] for row in dataset]  # type: ignore[union-attr]
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return BucketSampler(lengths, size, self.args.bucket_batches, self.args.seed)  # type: ignore[union-attr]
+
+
+def outputs_of(model: Any, batch: Mapping[str, Any]) -> Any:
+    """What a model gives for a batch from :func:`collate`."""
+    return model(**{name: value for name, value in batch.items() if name not in _OTHERS})
+
+
+def batch_loss(logits: Tensor, batch: Mapping[str, Any], args: ContextDistillationConfig) -> Tensor:
+    """The loss of a batch from :func:`collate`; see :func:`stillshot.student.losses.distillation_loss`."""
+    targets = (batch[name] for name in _TARGETS)
+    return distillation_loss(logits, *targets, beta=args.beta, temperature=args.temperature)
 
 
 def collate(
