@@ -25,6 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 _aten: Any = torch.ops.aten
 # Questions about fake values: "are all of them finite?" is answered with yes.
 _QUESTIONS = {_aten._local_scalar_dense.default, _aten.is_nonzero.default}
+_DEVICE = torch.ops.prim.device.default  # asked of every fake tensor, very often
 _FLOATING = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 
 
@@ -71,6 +72,7 @@ class Ledger:
         self.peak_bytes: dict[str, int] = defaultdict(int)
         self._flops: dict[torch.dtype, float] = defaultdict(float)
         self._moved_bytes, self._calls = 0.0, 0
+        self._products: dict[Any, float] = defaultdict(float)
         self._known: set[int] = set()
 
     @property
@@ -88,16 +90,23 @@ class Ledger:
         """All work since the beginning; that of a part is a difference."""
         return Work(dict(self._flops), self._moved_bytes, self._calls)
 
+    @property
+    def product_shapes(self) -> int:
+        """Different shapes of 16-bit products since :meth:`restart`, those of some weight."""
+        least = 4e-4 * sum(self._products.values())
+        return sum(flops >= least for flops in self._products.values())
+
     def restart(self) -> None:
-        """Let the peak begin at what is alive."""
+        """Let the peak begin at what is alive, and the shapes at none."""
         self.peak_bytes = defaultdict(int, self.live_bytes)
+        self._products.clear()
 
     def hold(self, tensor: Tensor) -> None:
         """Count a tensor's storage for as long as it lives."""
         storage = tensor.untyped_storage()
-        if id(storage) in self._known or tensor.device.type == "meta":
+        key, device, size = id(storage), _device(tensor).type, storage.nbytes()
+        if key in self._known or device == "meta":
             return
-        key, device, size = id(storage), tensor.device.type, storage.nbytes()
         self._known.add(key)
         self.live_bytes[device] += size
         self.peak_bytes[device] = max(self.peak_bytes[device], self.live_bytes[device])
@@ -113,7 +122,10 @@ class Ledger:
         counted = flop_registry.get(operation.overloadpacket)
         if counted is not None:
             arguments, settings, result = call
-            self._flops[inputs[0].dtype] += counted(*arguments, **settings, out_val=result)
+            flops = counted(*arguments, **settings, out_val=result)
+            self._flops[inputs[0].dtype] += flops
+            if inputs[0].dtype == torch.bfloat16:
+                self._products[(operation, *(tensor.shape for tensor in inputs))] += flops
         else:
             self._moved_bytes += sum(tensor.nbytes for tensor in (*inputs, *outputs))
 
@@ -126,6 +138,8 @@ class _Symbolic(TorchDispatchMode):
         self.ledger, self.fake = ledger, fake
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE:
+            return _device(args[0])
         kwargs = kwargs or {}
         inputs = [*_tensors(args), *_tensors(kwargs.values())]
         symbolic = any(isinstance(value, FakeTensor) for value in inputs)
@@ -144,6 +158,10 @@ class _Symbolic(TorchDispatchMode):
         return result
 
 
+def _device(tensor: Tensor) -> torch.device:
+    return tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
+
+
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
@@ -155,6 +173,30 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 @cache
 def _is_view(func: Any) -> bool:
     return any(value.alias_info is not None and not value.alias_info.is_write for value in func._schema.returns)
+
+
+# What a process holds on a processor besides what is alive, fitted to trainings of MiniLM (full), SmolLM2-135M
+# (LoRA) and OPT-125M (full, LoRA, BitFit) of 4 to 128 steps, and to labelling with SmolLM2-135M; see
+# benchmarks/plan.py. Tokenizer, modules loaded late, tables of the math libraries:
+_PROCESS_BYTES = 32 * 2**20
+# glibc does not give back, or finds no use for, so much of what comes and goes with every pass:
+_FRAGMENTATION = 0.3
+# oneDNN keeps a kernel for every shape of a 16-bit product that it has seen, up to 1,024 of them; with the holes
+# that these leave in the heap:
+_KERNEL_BYTES = 1.0 * 2**20
+_KERNELS_KEPT = 1024
+
+
+def process_bytes(live: int, transient: int, kernels: int) -> int:
+    """What a process takes above its libraries, as ``peak_memory_bytes`` of a run record has it.
+
+    Args:
+        live: The most bytes that are alive at once.
+        transient: Those of them that come and go with every pass.
+        kernels: Different shapes of 16-bit products, over all passes.
+    """
+    kept = min(kernels, _KERNELS_KEPT) * _KERNEL_BYTES
+    return round(live + _PROCESS_BYTES + _FRAGMENTATION * transient + kept)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from torch import Tensor
 from stillshot.config import Prompt, TaskDefinition, Training
 from stillshot.config import Student as StudentSection
 from stillshot.models import load
-from stillshot.models.footprint import Ledger, Work, symbolic
+from stillshot.models.footprint import Ledger, Work, process_bytes, symbolic
+from stillshot.models.resolve import resolve_model
 from stillshot.student.features import Feature
 from stillshot.student.frozen import FrozenStates
 from stillshot.student.lean import lean, passes
@@ -43,8 +44,10 @@ class StudentFootprint:
         model_bytes: Its weights as they are held in memory.
         saved_bytes: Its weights as they are saved: of adapters, these and the score layer.
         train_live_bytes: The most that is alive in training: weights, gradients, optimizer, activations.
+        train_peak_bytes: What a process takes for it (:func:`stillshot.models.footprint.process_bytes`).
+        train_tokens: Tokens with padding that go through the model, over all epochs.
         ask_live_bytes: The most that is alive when it is asked with a batch of the longest queries.
-        ask_work: Work of asking about one token.
+        ask_work: Work of asking all of the queries.
     """
 
     parameters: int
@@ -52,6 +55,7 @@ class StudentFootprint:
     model_bytes: int
     saved_bytes: int
     train_live_bytes: int
+    train_peak_bytes: int
     train_steps: int
     train_tokens: int
     train_work: Work
@@ -74,7 +78,7 @@ def student_footprint(
 
     Args:
         data: What it would learn from; values of soft labels are not looked at.
-        asked: Queries it is then asked, the longest of all.
+        asked: Queries it is then asked.
         batch_size: How many of these at once.
 
     Raises:
@@ -84,7 +88,8 @@ def student_footprint(
         with load.configurations_only():
             student = Student.create(section, task, prompt)
         student.model.to(load.best_device())
-        created = ledger.peak
+        # Drawing random weights takes more for a moment; files are read where they are needed.
+        created = ledger.peak if resolve_model(section.model).is_random else ledger.live
         ask_live_bytes, ask_work = _ask(ledger, student, asked, batch_size)
         rows = [
             {**row, "row": at} for at, row in enumerate(data.rows(student, training.hard_label_weight))
@@ -102,6 +107,7 @@ def student_footprint(
         model_bytes=sum(p.nbytes for p in weights),
         saved_bytes=sum(p.nbytes for p in saved),
         train_live_bytes=max(created, ledger.peak),
+        train_peak_bytes=process_bytes(max(created, ledger.peak), trial.transient_bytes, trial.kernels),
         train_steps=trial.steps,
         train_tokens=trial.tokens,
         train_work=work,
@@ -111,17 +117,19 @@ def student_footprint(
 
 
 def _ask(ledger: Ledger, student: Student, asked: Sequence[Example], batch_size: int) -> tuple[int, Work]:
-    """The most that is alive when a batch of the longest is asked, and the work a token."""
+    """The most that is alive when the longest queries are asked, and the work of asking all."""
     ledger.restart()
     if not asked:
         return ledger.peak, Work()
-    features = sorted(student.featurizer.features(asked), key=lambda row: row["length"])[-batch_size:]
-    inputs = student.featurizer.pad(features)
+    features = sorted(student.featurizer.features(asked), key=lambda row: row["length"], reverse=True)
+    inputs = student.featurizer.pad(features[:batch_size])
     before = ledger.work
     student.model.eval()
     with torch.no_grad():
         student.model(**_placed(inputs))
-    return ledger.peak, (ledger.work - before) * (1 / inputs["attention_mask"].numel())
+    lengths = [row["length"] for row in features]
+    share = sum(lengths) / (len(lengths[:batch_size]) * lengths[0])
+    return ledger.peak, (ledger.work - before) * share
 
 
 class _Trial:
@@ -130,6 +138,8 @@ class _Trial:
     Attributes:
         steps: Steps of the whole training.
         tokens: Tokens with padding that go through the model in all of it.
+        kernels: Different shapes of products in all of it.
+        transient_bytes: What of the peak comes and goes with a pass; known after :meth:`run`.
     """
 
     def __init__(
@@ -144,6 +154,7 @@ class _Trial:
         self.pad = student.featurizer.pad
         self.lengths = [row["length"] for row in rows]
         self.frozen: FrozenStates | None = None
+        self.kernels = self.transient_bytes = 0
         epochs = int(arguments.num_train_epochs)
         looked_at = min(epochs, _EPOCHS_LOOKED_AT)
         batches = [parts for epoch in range(looked_at) for parts in self._batches(epoch)]
@@ -180,9 +191,12 @@ class _Trial:
             optimizer.step()
             stepping = self.ledger.work - before
             optimizer.zero_grad()
+            between = self.ledger.live
             if self.several:  # the gradients of a batch's first pass are there during its next
                 _fill_gradients(trained)
             passing = self._pass(largest)
+        self.transient_bytes = self.ledger.peak - between
+        self.kernels = self.ledger.product_shapes * len({_size(part) for part in self.parts})
         by_tokens, by_passes = self.tokens / _size(largest)[0], len(self.parts) * self.scale
         each = replace(passing * by_tokens, calls=passing.calls * by_passes)
         return each + stepping * self.steps + reading
