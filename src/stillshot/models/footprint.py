@@ -172,7 +172,9 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 @cache
 def _is_view(func: Any) -> bool:
-    return any(value.alias_info is not None and not value.alias_info.is_write for value in func._schema.returns)
+    return any(
+        value.alias_info is not None and not value.alias_info.is_write for value in func._schema.returns
+    )
 
 
 # What a process holds on a processor besides what is alive, fitted to trainings of MiniLM (full), SmolLM2-135M

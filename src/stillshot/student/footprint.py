@@ -91,9 +91,7 @@ def student_footprint(
         # Drawing random weights takes more for a moment; files are read where they are needed.
         created = ledger.peak if resolve_model(section.model).is_random else ledger.live
         ask_live_bytes, ask_work = _ask(ledger, student, asked, batch_size)
-        rows = [
-            {**row, "row": at} for at, row in enumerate(data.rows(student, training.hard_label_weight))
-        ]
+        rows = [{**row, "row": at} for at, row in enumerate(data.rows(student, training.hard_label_weight))]
         arguments = training_arguments(section, training, student, len(rows), Path("planned"), seed, 0.0)
         ledger.restart()
         trial = _Trial(student, arguments, rows, ledger)

@@ -101,7 +101,9 @@ def train_student(
     checkpoints = folder.parent / f".{folder.name}.checkpoints"
     rows = data.rows(student, training.hard_label_weight)
     _keep_only_own(checkpoints, [section, training, task, prompt, rows, seed])
-    arguments = training_arguments(section, training, student, len(rows), checkpoints, seed, checkpoint_seconds)
+    arguments = training_arguments(
+        section, training, student, len(rows), checkpoints, seed, checkpoint_seconds
+    )
     trainer = ContextDistillationTrainer(
         model=student.model,
         args=arguments,
