@@ -97,9 +97,7 @@ def measure(job: Job, load: Workload) -> dict[str, float]:
         if job.tuning:
             section, training, data = training_of(job, load)
             with tempfile.TemporaryDirectory() as folder:
-                train_student(
-                    section, load.task, Prompt(), training, data, Path(folder) / "student", seed=0
-                )
+                train_student(section, load.task, Prompt(), training, data, Path(folder) / "student", seed=0)
         else:
             teacher = LocalTeacher(TeacherSection(model=job.model, dtype=job.dtype))  # type: ignore[arg-type]
             list(teacher.score(*asked_of(job, teacher, load)))

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import doubles
 import numpy as np
 import pytest
 import torch
-import doubles
 from cli_calls import call, refused, reviews, write_jsonl
 
 from stillshot.config import Budget, Lora, Prompt, Student, Teacher, Training
@@ -21,7 +21,6 @@ from stillshot.prompt.writer import PromptWriter
 from stillshot.student.footprint import StudentFootprint, student_footprint
 from stillshot.student.training import TrainingSet
 from stillshot.teacher.footprint import PlannedTeacher
-
 
 MIB = 2**20
 
