@@ -107,7 +107,8 @@ def test_live_bytes_equal_an_independent_count() -> None:
         weights = sum(p.numel() * 4 for p in model.parameters())
         assert ledger.live == weights
         model(torch.empty(1, 64)).sum().backward()
-        torch.optim.AdamW(model.parameters(), fused=True).step()
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        optimizer.step()
         assert ledger.live == pytest.approx(4 * weights, rel=0.01)
 
 
@@ -237,6 +238,7 @@ def test_a_plan_has_a_line_for_each_kind_of_work(recipe: Path) -> None:
     lines = call("plan", str(recipe)).stdout.splitlines()
     text = "\n".join(lines)
     assert "Label queries" in text
+    assert "In-context, 2x4" in text
     assert "tiny-bert" in text
     assert "x2" in text  # two seeds
     assert lines[-1].startswith("The run: up to ")

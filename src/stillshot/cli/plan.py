@@ -34,7 +34,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
         quiet_libraries()
         found = planned(asked, lambda what, done, total: report("plan", what, done, total))
     if as_json:
-        echo_json({"recipe": asked.name, "cells": [_as_json(cell) for cell in found]})
+        echo_json({"recipe": asked.name, "cells": [asdict(cell) for cell in found]})
         return
     from rich.console import Console
 
@@ -43,10 +43,6 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     typer.echo(_totals(found))
     if asked.teacher.select:
         typer.echo("Choosing how the teacher is asked (teacher.select) comes on top.")
-
-
-def _as_json(cell: PlannedCell) -> dict[str, Any]:
-    return asdict(cell)
 
 
 def _table(found: Sequence[PlannedCell]) -> Any:
@@ -71,7 +67,7 @@ def _table(found: Sequence[PlannedCell]) -> Any:
         if cell.tuning:
             model.append(names.TUNINGS.get(cell.tuning, cell.tuning))
         table.add_row(
-            "Label queries" if cell.stage == "label" else names.method_name(cell.method),
+            _work(cell),
             str(cell.labelled),
             ", ".join(model),
             _brief(cell.parameters) + (f"\n({trained})" if cell.trainable_parameters else ""),
@@ -82,6 +78,16 @@ def _table(found: Sequence[PlannedCell]) -> Any:
             f"x{len(cell.names)}",
         )
     return table
+
+
+def _work(cell: PlannedCell) -> str:
+    """What is done, with the contexts x shots where there are some."""
+    from stillshot.report import names
+
+    if not cell.num_contexts:
+        return names.method_name(cell.method)
+    what = "Label queries" if cell.stage == "label" else "In-context"
+    return f"{what}, {cell.num_contexts}x{cell.num_shots}"
 
 
 def _totals(found: Sequence[PlannedCell]) -> str:

@@ -38,6 +38,7 @@ class PlannedCell:
     Attributes:
         stage: The heaviest thing that is done: label a setting's queries, train a student, or ask a model.
         names: Names of the settings or cells that it stands for; all figures are those of one of them.
+        num_contexts: Contexts of ``num_shots`` demonstrations with which each query is asked.
         saved_bytes: Of the weights that are written; 0 where none are.
         peak_memory_bytes: As run records have it: above the process with its libraries loaded.
     """
@@ -54,6 +55,8 @@ class PlannedCell:
     model_bytes: int
     saved_bytes: int
     peak_memory_bytes: int
+    num_contexts: int = 0
+    num_shots: int = 0
     label_seconds: float = 0.0
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
@@ -130,6 +133,8 @@ class _Planner:
             labelled=setting.budget.labelled,
             names=tuple(setting.name for setting in group),
             model=teacher.model,
+            num_contexts=len(draw.contexts),
+            num_shots=setting.budget.shots,
             label_seconds=len(draw.contexts) * self._seconds(parts),
         )
 
@@ -139,7 +144,8 @@ class _Planner:
         draw = self.materials.draw(spec.setting.budget, spec.setting.seed)
         contexts: Sequence[Context] = [Context()]
         kinds: Sequence[Kind] = ["direct"]
-        if spec.method == "in_context":
+        in_context = spec.method == "in_context"
+        if in_context:
             contexts = draw.contexts if spec.variant == "teacher" else draw.contexts[:1]
         if spec.variant == "teacher":
             kinds = answers.kinds_of(self.recipe.teacher.scoring)
@@ -148,9 +154,11 @@ class _Planner:
             parts,
             stage="evaluate",
             method=spec.method,
-            labelled=spec.setting.budget.labelled if spec.method == "in_context" else 0,
+            labelled=spec.setting.budget.labelled if in_context else 0,
             names=tuple(spec.id for spec in group),
             model=spec.model,
+            num_contexts=len(contexts) if in_context else 0,
+            num_shots=spec.setting.budget.shots if in_context else 0,
             evaluate_seconds=len(contexts) * self._item_share * self._seconds(parts),
         )
 

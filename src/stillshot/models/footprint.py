@@ -8,6 +8,7 @@ code runs, with autograd and autocast, so nothing is assumed about an architectu
 from __future__ import annotations
 
 import contextlib
+import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -143,7 +144,7 @@ class _Symbolic(TorchDispatchMode):
         kwargs = kwargs or {}
         inputs = [*_tensors(args), *_tensors(kwargs.values())]
         symbolic = any(isinstance(value, FakeTensor) for value in inputs)
-        if symbolic and func in _QUESTIONS:
+        if symbolic and func in _QUESTIONS and inputs[0].dtype == torch.bool:
             return True
         if symbolic or (not inputs and _makes_floats(func, args, kwargs)):
             result = self.fake.__torch_dispatch__(func, types, args, kwargs)
@@ -208,7 +209,9 @@ def symbolic() -> Iterator[Ledger]:
     apply = torch.nn.Module._apply
     torch.nn.Module._apply = _Conversion().apply  # type: ignore[assignment]
     try:
-        with _Symbolic(ledger, FakeTensorMode(allow_non_fake_inputs=True)):
+        with warnings.catch_warnings(), _Symbolic(ledger, FakeTensorMode(allow_non_fake_inputs=True)):
+            # Copying a module asks a tensor for its place in memory; that of a fake one is rightly none.
+            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor", UserWarning)
             yield ledger
     finally:
         torch.nn.Module._apply = apply
@@ -250,8 +253,8 @@ class _Conversion:
 def _makes_floats(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether an operation without tensors gives floating-point numbers."""
     dtype = kwargs.get("dtype")
-    if dtype is None:
-        numbers = [value for value in args if isinstance(value, bool | int | float)]
-        whole = func.overloadpacket is _aten.arange and not any(isinstance(n, float) for n in numbers)
-        return not whole
-    return dtype in _FLOATING
+    if dtype is not None:
+        return dtype in _FLOATING
+    numbers = args[1:] if func.overloadpacket is _aten.full else args
+    told = func.overloadpacket in (_aten.full, _aten.arange)
+    return not told or any(isinstance(number, float) for number in numbers)
