@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Predict parameters, bytes, peak memory and time of each cell; no weights are loaded.
+    """Predict memory, size and time of each cell.
 
-    Times are for this machine, with the threads that are set. Cells that differ by seed alone are one line.
+    No weights are loaded: figures follow from configurations and from the data's tokens. Times are for this machine, with the threads that are set. Cells that differ by seed alone are one line.
 
     \b
     Example:
