@@ -179,26 +179,27 @@ def _is_view(func: Any) -> bool:
 
 
 # What a process holds on a processor besides what is alive, fitted to trainings of MiniLM (full), SmolLM2-135M
-# (LoRA) and OPT-125M (full, LoRA, BitFit) of 4 to 128 steps, and to labelling with SmolLM2-135M; see
-# benchmarks/plan.py. Tokenizer, modules loaded late, tables of the math libraries:
+# (LoRA) and OPT-125M (full, LoRA, BitFit) of 4 to 128 steps, in bfloat16 with one thread; see benchmarks/plan.py.
+# Tokenizer, modules loaded late, tables of the math libraries:
 _PROCESS_BYTES = 32 * 2**20
 # glibc does not give back, or finds no use for, so much of what comes and goes with every pass:
 _FRAGMENTATION = 0.3
-# oneDNN keeps a kernel for every shape of a 16-bit product that it has seen, up to 1,024 of them; with the holes
-# that these leave in the heap:
-_KERNEL_BYTES = 1.0 * 2**20
+# oneDNN keeps a kernel for every shape of a 16-bit product that it has seen, up to 1,024 of them. In training each
+# also leaves a hole of about its size between activations:
+_KERNEL_BYTES = 0.5 * 2**20
 _KERNELS_KEPT = 1024
 
 
-def process_bytes(live: int, transient: int, kernels: int) -> int:
+def process_bytes(live: int, transient: int, kernels: int, *, trains: bool) -> int:
     """What a process takes above its libraries, as ``peak_memory_bytes`` of a run record has it.
 
     Args:
         live: The most bytes that are alive at once.
         transient: Those of them that come and go with every pass.
         kernels: Different shapes of 16-bit products, over all passes.
+        trains: Whether passes go back as well as forward.
     """
-    kept = min(kernels, _KERNELS_KEPT) * _KERNEL_BYTES
+    kept = min(kernels, _KERNELS_KEPT) * _KERNEL_BYTES * (2 if trains else 1)
     return round(live + _PROCESS_BYTES + _FRAGMENTATION * transient + kept)
 
 

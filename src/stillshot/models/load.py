@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -126,6 +126,22 @@ def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedMod
             resolved.location, revision=resolved.revision, dtype=dtype
         ).eval(),
     )
+
+
+def unread_bytes(resolved: ResolvedModel, model: Any, tables: Iterable[Any]) -> int:
+    """Bytes of tables of which only few rows are ever read: a file's other rows never come into memory.
+
+    None, where weights are not mapped from a file: random ones, on an accelerator, or in another dtype.
+
+    Args:
+        model: Made from the configuration of ``resolved``.
+        tables: Its layers that are only looked up; null and what is tied to another are passed over.
+    """
+    mapped = not resolved.is_random and best_device().type == "cpu"
+    if not mapped or getattr(load_config(resolved), "dtype", None) != model.dtype:
+        return 0
+    weights = {id(table.weight): table.weight for table in tables if table is not None}
+    return sum(weight.nbytes for weight in weights.values())
 
 
 def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:

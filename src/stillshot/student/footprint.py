@@ -15,10 +15,10 @@ from stillshot.config import Prompt, TaskDefinition, Training
 from stillshot.config import Student as StudentSection
 from stillshot.models import load
 from stillshot.models.footprint import Ledger, Work, process_bytes, symbolic
-from stillshot.models.resolve import resolve_model
+from stillshot.models.resolve import ResolvedModel, resolve_model
 from stillshot.student.features import Feature
 from stillshot.student.frozen import FrozenStates
-from stillshot.student.lean import lean, passes
+from stillshot.student.lean import lean, passes, transformer_of
 from stillshot.student.saved import Student
 from stillshot.student.trainer import (
     BucketSampler,
@@ -89,7 +89,8 @@ def student_footprint(
             student = Student.create(section, task, prompt)
         student.model.to(load.best_device())
         # Drawing random weights takes more for a moment; files are read where they are needed.
-        created = ledger.peak if resolve_model(section.model).is_random else ledger.live
+        resolved = resolve_model(section.model, section.revision)
+        created = ledger.peak if resolved.is_random else ledger.live
         ask_live_bytes, ask_work = _ask(ledger, student, asked, batch_size)
         rows = [{**row, "row": at} for at, row in enumerate(data.rows(student, training.hard_label_weight))]
         arguments = training_arguments(section, training, student, len(rows), Path("planned"), seed, 0.0)
@@ -105,7 +106,15 @@ def student_footprint(
         model_bytes=sum(p.nbytes for p in weights),
         saved_bytes=sum(p.nbytes for p in saved),
         train_live_bytes=max(created, ledger.peak),
-        train_peak_bytes=process_bytes(max(created, ledger.peak), trial.transient_bytes, trial.kernels),
+        train_peak_bytes=max(
+            process_bytes(created, 0, 0, trains=False),
+            process_bytes(
+                ledger.peak - _unread(student, resolved),
+                trial.transient_bytes,
+                trial.kernels,
+                trains=True,
+            ),
+        ),
         train_steps=trial.steps,
         train_tokens=trial.tokens,
         train_work=work,
@@ -128,6 +137,17 @@ def _ask(ledger: Ledger, student: Student, asked: Sequence[Example], batch_size:
     lengths = [row["length"] for row in features]
     share = sum(lengths) / (len(lengths[:batch_size]) * lengths[0])
     return ledger.peak, (ledger.work - before) * share
+
+
+def _unread(student: Student, resolved: ResolvedModel) -> int:
+    """Bytes of an embedding that does not train, where it is not the output's as well."""
+    transformer = transformer_of(student.model)
+    if transformer is None or student.head == "channel":
+        return 0
+    table = transformer.get_input_embeddings()
+    if any(parameter.requires_grad for parameter in table.parameters()):
+        return 0
+    return load.unread_bytes(resolved, transformer, [table])
 
 
 class _Trial:

@@ -79,14 +79,23 @@ class PlannedTeacher(LocalTeacher):
                 self._scores(self._states(largest, prefix), largest, label_tokens)
             scoring = ledger.work - reading
         kernels = ledger.product_shapes * len({batch.tokens.shape for batch in each}) * contexts
-        live = max(created, ledger.peak)
+        peak = process_bytes(
+            ledger.peak - self._unread(label_tokens), ledger.peak - held, kernels, trains=False
+        )
         tokens = sum(batch.tokens.numel() for batch in each)
         by_tokens = scoring * (tokens / largest.tokens.numel())
         return TeacherFootprint(
             parameters=sum(p.numel() for p in weights),
             model_bytes=sum(p.nbytes for p in weights),
-            live_bytes=live,
-            peak_bytes=process_bytes(live, ledger.peak - held, kernels),
+            live_bytes=max(created, ledger.peak),
+            peak_bytes=max(peak, process_bytes(created, 0, 0, trains=False)),
             prompt_tokens=length + tokens,
             work=reading + replace(by_tokens, calls=scoring.calls * len(each)),
         )
+
+    def _unread(self, label_tokens: Sequence[int] | None) -> int:
+        """Bytes of the embeddings, where no whole vocabulary is scored."""
+        if label_tokens is None:
+            return 0
+        tables = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
+        return load.unread_bytes(self._resolved, self.model, tables)
