@@ -4,7 +4,7 @@
     python benchmarks/plan.py --keep         # also into benchmarks/records/plan.json
     python benchmarks/plan.py --large        # a teacher of 1.3 billion weights too; 3 GB, half an hour
 
-Each measurement has a process of its own, as cells have. The constants of ``stillshot.models.footprint`` were fitted
+Each measurement has a process of its own, which begins with the libraries that a cell's process has loaded. The constants of ``stillshot.models.footprint`` were fitted
 to these trainings and to longer ones of the same models.
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn.metrics  # noqa: F401 (loaded before memory is counted, as for a cell)
 import torch
 from measure import finish
 from workload import Workload
@@ -34,6 +35,7 @@ from stillshot.evaluate.runner import quiet_libraries
 from stillshot.evaluate.speed import measure_speed
 from stillshot.prompt.budget import fitted_prompts
 from stillshot.prompt.writer import PromptWriter, ScoredPrompt
+from stillshot.softlabels import SoftLabelStore, label_queries
 from stillshot.student.footprint import student_footprint
 from stillshot.student.training import TrainingSet, train_student
 from stillshot.teacher.footprint import PlannedTeacher
@@ -81,7 +83,9 @@ def training_of(job: Job, load: Workload) -> tuple[Student, Training, TrainingSe
     return student, Training(epochs=1, batch_size=16), data
 
 
-def asked_of(job: Job, teacher: LocalTeacher, load: Workload) -> tuple[list[ScoredPrompt], list[int] | None]:
+def asked_of(
+    job: Job, teacher: PlannedTeacher, load: Workload
+) -> tuple[list[ScoredPrompt], list[int] | None]:
     """Prompts of the last queries behind one context, and what is scored."""
     writer = PromptWriter(load.task, Prompt(), teacher.encoder)
     context, queries = load.context(SHOTS), load.examples[-job.queries :]
@@ -99,9 +103,17 @@ def measure(job: Job, load: Workload) -> dict[str, float]:
             with tempfile.TemporaryDirectory() as folder:
                 train_student(section, load.task, Prompt(), training, data, Path(folder) / "student", seed=0)
         else:
-            teacher = LocalTeacher(TeacherSection(model=job.model, dtype=job.dtype))  # type: ignore[arg-type]
-            list(teacher.score(*asked_of(job, teacher, load)))
+            _label(job, load)
     return {"peak_memory_bytes": usage.peak_memory_bytes, "seconds": usage.seconds}
+
+
+def _label(job: Job, load: Workload) -> None:
+    """Label the last queries behind one context, into a store."""
+    teacher = LocalTeacher(TeacherSection(model=job.model, dtype=job.dtype))  # type: ignore[arg-type]
+    writer = PromptWriter(load.task, Prompt(), teacher.encoder)
+    with tempfile.TemporaryDirectory() as folder:
+        store = SoftLabelStore(Path(folder))
+        label_queries(teacher, writer, job.kind, load.context(SHOTS), load.examples[-job.queries :], store)  # type: ignore[arg-type]
 
 
 def predict(job: Job, load: Workload) -> dict[str, float]:
@@ -178,7 +190,7 @@ def main() -> None:
     if arguments.one:
         quiet_libraries()
         what, job = arguments.one
-        load = Workload.read()
+        load = Workload.read(with_encoder=False)
         print(json.dumps((measure if what == "measure" else predict)(Job(**json.loads(job)), load)))
         return
     chosen = [job for job in (*JOBS, *(LARGE if arguments.large else ())) if arguments.only in job.name]
