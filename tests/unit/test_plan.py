@@ -154,13 +154,8 @@ def test_every_head_and_tuning_can_be_planned(settings: dict[str, Any]) -> None:
 
 def test_a_process_takes_more_than_is_alive_and_keeps_a_bounded_number_of_kernels() -> None:
     live = 100 * MIB
-
-    def process(transient: int, kernels: int) -> int:
-        return process_bytes(live, transient, kernels, trains=True)
-
-    assert live < process(0, 0) < process(50 * MIB, 0)
-    assert process(0, 10**6) == process(0, 1024) > process(0, 10)
-    assert process_bytes(live, 0, 1024, trains=False) < process(0, 1024)
+    assert live < process_bytes(live, 0, 0) < process_bytes(live, 50 * MIB, 0)
+    assert process_bytes(live, 0, 10**6) == process_bytes(live, 0, 1024) > process_bytes(live, 0, 10)
 
 
 # Teachers ----------------------------------------------------------------------------------------

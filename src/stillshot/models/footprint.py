@@ -184,22 +184,21 @@ def _is_view(func: Any) -> bool:
 _PROCESS_BYTES = 64 * 2**20
 # glibc does not give back, or finds no use for, so much of what comes and goes with every pass:
 _FRAGMENTATION = 0.3
-# oneDNN keeps a kernel for every shape of a 16-bit product that it has seen, up to 1,024 of them. In training each
-# also leaves a hole of about its size between activations:
-_KERNEL_BYTES = 0.5 * 2**20
+# oneDNN keeps a kernel for every shape of a 16-bit product that it has seen, up to 1,024 of them; with the
+# holes that these leave between activations:
+_KERNEL_BYTES = 1.0 * 2**20
 _KERNELS_KEPT = 1024
 
 
-def process_bytes(live: int, transient: int, kernels: int, *, trains: bool) -> int:
+def process_bytes(live: int, transient: int, kernels: int) -> int:
     """What a process takes above its libraries, as ``peak_memory_bytes`` of a run record has it.
 
     Args:
         live: The most bytes that are alive at once.
         transient: Those of them that come and go with every pass.
         kernels: Different shapes of 16-bit products, over all passes.
-        trains: Whether passes go back as well as forward.
     """
-    kept = min(kernels, _KERNELS_KEPT) * _KERNEL_BYTES * (2 if trains else 1)
+    kept = min(kernels, _KERNELS_KEPT) * _KERNEL_BYTES
     return round(live + _PROCESS_BYTES + _FRAGMENTATION * transient + kept)
 
 

@@ -27,6 +27,8 @@ _ENCODERS = {
     "mpnet", "nomic_bert", "roberta", "xlm-roberta",
 }  # fmt: skip
 _weightless: ContextVar[bool] = ContextVar("weightless", default=False)
+# What the system maps at once around a place in a file that is read (Linux).
+_BLOCK_BYTES = 64 * 1024
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -128,20 +130,26 @@ def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedMod
     )
 
 
-def unread_bytes(resolved: ResolvedModel, model: Any, tables: Iterable[Any]) -> int:
-    """Bytes of tables of which only few rows are ever read: a file's other rows never come into memory.
+def unread_bytes(resolved: ResolvedModel, model: Any, tables: Iterable[Any], rows: Iterable[int]) -> int:
+    """Bytes of tables that are only looked up, and so never come into memory from a file.
 
     None, where weights are not mapped from a file: random ones, on an accelerator, or in another dtype.
 
     Args:
         model: Made from the configuration of ``resolved``.
         tables: Its layers that are only looked up; null and what is tied to another are passed over.
+        rows: What is looked up in them.
     """
     mapped = not resolved.is_random and best_device().type == "cpu"
     if not mapped or getattr(load_config(resolved), "dtype", None) != model.dtype:
         return 0
     weights = {id(table.weight): table.weight for table in tables if table is not None}
-    return sum(weight.nbytes for weight in weights.values())
+    wanted, unread = set(rows), 0
+    for weight in weights.values():
+        row_bytes = weight.nbytes // len(weight)
+        blocks = {row * row_bytes // _BLOCK_BYTES for row in wanted}
+        unread += max(0, weight.nbytes - len(blocks) * _BLOCK_BYTES)
+    return unread
 
 
 def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:

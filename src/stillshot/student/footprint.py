@@ -107,12 +107,11 @@ def student_footprint(
         saved_bytes=sum(p.nbytes for p in saved),
         train_live_bytes=max(created, ledger.peak),
         train_peak_bytes=max(
-            process_bytes(created, 0, 0, trains=False),
+            process_bytes(created, 0, 0),
             process_bytes(
-                ledger.peak - _unread(student, resolved),
+                ledger.peak - _unread(student, resolved, rows),
                 trial.transient_bytes,
                 trial.kernels,
-                trains=True,
             ),
         ),
         train_steps=trial.steps,
@@ -139,15 +138,16 @@ def _ask(ledger: Ledger, student: Student, asked: Sequence[Example], batch_size:
     return ledger.peak, (ledger.work - before) * share
 
 
-def _unread(student: Student, resolved: ResolvedModel) -> int:
-    """Bytes of an embedding that does not train, where it is not the output's as well."""
+def _unread(student: Student, resolved: ResolvedModel, rows: Sequence[Feature]) -> int:
+    """Bytes that no token needs of an embedding that does not train, where it is not the output's as well."""
     transformer = transformer_of(student.model)
     if transformer is None or student.head == "channel":
         return 0
     table = transformer.get_input_embeddings()
     if any(parameter.requires_grad for parameter in table.parameters()):
         return 0
-    return load.unread_bytes(resolved, transformer, [table])
+    tokens = {token for row in rows for token in row["input_ids"]}
+    return load.unread_bytes(resolved, transformer, [table], tokens)
 
 
 class _Trial:

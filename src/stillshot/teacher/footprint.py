@@ -11,7 +11,7 @@ import torch
 from stillshot.config import Teacher as TeacherSection
 from stillshot.models import load
 from stillshot.models.footprint import Work, process_bytes, symbolic
-from stillshot.prompt.writer import ScoredPrompt
+from stillshot.prompt.writer import ScoredPrompt, ScoredSequence
 from stillshot.teacher.local import LocalTeacher, common_prefix_length
 from stillshot.teacher.packing import batch_of, batches, rows_of
 from stillshot.teacher.protocol import ModelLike
@@ -79,23 +79,22 @@ class PlannedTeacher(LocalTeacher):
                 self._scores(self._states(largest, prefix), largest, label_tokens)
             scoring = ledger.work - reading
         kernels = ledger.product_shapes * len({batch.tokens.shape for batch in each}) * contexts
-        peak = process_bytes(
-            ledger.peak - self._unread(label_tokens), ledger.peak - held, kernels, trains=False
-        )
+        peak = process_bytes(ledger.peak - self._unread(sequences, label_tokens), ledger.peak - held, kernels)
         tokens = sum(batch.tokens.numel() for batch in each)
         by_tokens = scoring * (tokens / largest.tokens.numel())
         return TeacherFootprint(
             parameters=sum(p.numel() for p in weights),
             model_bytes=sum(p.nbytes for p in weights),
             live_bytes=max(created, ledger.peak),
-            peak_bytes=max(peak, process_bytes(created, 0, 0, trains=False)),
+            peak_bytes=max(peak, process_bytes(created, 0, 0)),
             prompt_tokens=length + tokens,
             work=reading + replace(by_tokens, calls=scoring.calls * len(each)),
         )
 
-    def _unread(self, label_tokens: Sequence[int] | None) -> int:
-        """Bytes of the embeddings, where no whole vocabulary is scored."""
+    def _unread(self, sequences: Sequence[ScoredSequence], label_tokens: Sequence[int] | None) -> int:
+        """Bytes of the embeddings that no token needs, where no whole vocabulary is scored."""
         if label_tokens is None:
             return 0
         tables = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
-        return load.unread_bytes(self._resolved, self.model, tables)
+        tokens = {token for sequence in sequences for token in sequence.ids}
+        return load.unread_bytes(self._resolved, self.model, tables, tokens)
