@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from stillshot.config import Budget, Prompt, TaskDefinition
 from stillshot.config import Teacher as TeacherSection
@@ -28,9 +29,9 @@ class Workload:
     encoder: PromptEncoder
 
     @classmethod
-    def read(cls) -> Workload:
-        """SST-2's training split, or the embedded sample's."""
-        encoder = LocalTeacher(TeacherSection(model=TEACHER)).encoder
+    def read(cls, *, with_encoder: bool = True) -> Workload:
+        """SST-2's training split, or the embedded sample's; without an encoder, it writes no prompts."""
+        encoder: Any = LocalTeacher(TeacherSection(model=TEACHER)).encoder if with_encoder else None
         for name in ("sst2", "nli-sample"):
             task = load_task(name)
             try:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from stillshot.cli.check import check
 from stillshot.cli.init import init
+from stillshot.cli.plan import plan
 from stillshot.cli.predict import predict
 from stillshot.cli.report import report
 from stillshot.cli.run import run
@@ -69,7 +70,7 @@ def _options(
     pass
 
 
-for command in (init, check, run, label, train, evaluate, report, predict):
+for command in (init, check, plan, run, label, train, evaluate, report, predict):
     app.command()(command)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -23,6 +26,9 @@ _ENCODERS = {
     "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "modernbert",
     "mpnet", "nomic_bert", "roberta", "xlm-roberta",
 }  # fmt: skip
+_weightless: ContextVar[bool] = ContextVar("weightless", default=False)
+# What the system maps at once around a place in a file that is read (Linux).
+_BLOCK_BYTES = 64 * 1024
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -91,6 +97,16 @@ def window(config: Any) -> int:
     return next((int(limit) for limit in limits if limit), 1_000_000)
 
 
+@contextmanager
+def configurations_only() -> Iterator[None]:
+    """Within it, models are built from their configurations, and no weights are read: to plan with."""
+    token = _weightless.set(True)
+    try:
+        yield
+    finally:
+        _weightless.reset(token)
+
+
 def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedModel:
     """A causal language model on the processor, in evaluation mode.
 
@@ -103,7 +119,7 @@ def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedMod
             f"{resolved.id} ({config.model_type}) is not a causal language model, so it can neither be a "
             "teacher nor keep a language-model head. Use a decoder, e.g. bundled:smollm2-135m."
         )
-    if resolved.is_random:
+    if resolved.is_random or _weightless.get():
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     return _explained(
@@ -112,6 +128,28 @@ def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedMod
             resolved.location, revision=resolved.revision, dtype=dtype
         ).eval(),
     )
+
+
+def unread_bytes(resolved: ResolvedModel, model: Any, tables: Iterable[Any], rows: Iterable[int]) -> int:
+    """Bytes of tables that are only looked up, and so never come into memory from a file.
+
+    None, where weights are not mapped from a file: random ones, on an accelerator, or in another dtype.
+
+    Args:
+        model: Made from the configuration of ``resolved``.
+        tables: Its layers that are only looked up; null and what is tied to another are passed over.
+        rows: What is looked up in them.
+    """
+    mapped = not resolved.is_random and best_device().type == "cpu"
+    if not mapped or getattr(load_config(resolved), "dtype", None) != model.dtype:
+        return 0
+    weights = {id(table.weight): table.weight for table in tables if table is not None}
+    wanted, unread = set(rows), 0
+    for weight in weights.values():
+        row_bytes = weight.nbytes // len(weight)
+        blocks = {row * row_bytes // _BLOCK_BYTES for row in wanted}
+        unread += max(0, weight.nbytes - len(blocks) * _BLOCK_BYTES)
+    return unread
 
 
 def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
@@ -126,7 +164,7 @@ def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any
     for name, value in settings.items():
         setattr(config, name, value)
     try:
-        if resolved.is_random:
+        if resolved.is_random or _weightless.get():
             torch.manual_seed(0)
             return AutoModelForSequenceClassification.from_config(config, dtype=dtype)
         return _explained(

@@ -73,6 +73,18 @@ class FrozenStates:
             return None
         return states
 
+    @property
+    def first_group_tokens(self) -> int:
+        """Tokens without padding of the rows that are computed first."""
+        return sum(self._lengths[row] for row in self._groups[0])
+
+    def assume(self) -> None:
+        """Take states of the right size for all rows, whatever is in them: to plan with."""
+        some = next(iter(self._states.values()))
+        for row, length in enumerate(self._lengths):
+            if row not in self._states:
+                self._states[row] = some.new_empty(some.shape[0], length, some.shape[-1])
+
     @torch.no_grad()
     def _record(self, rows: list[int]) -> None:
         def keep(_module: nn.Module, _inputs: object, output: Any) -> None:

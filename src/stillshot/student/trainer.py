@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +136,7 @@ class ContextDistillationTrainer(Trainer):
             self._frozen_is_known = True
             self._frozen = self._frozen_states(model)
         losses = []
-        for part in passes(inputs, limit, _OTHERS) if limit else [inputs]:
+        for part in in_passes(inputs, limit):
             width = part["attention_mask"].shape[-1]
             known = self._frozen.replayed(part["row"].tolist(), width) if self._frozen else nullcontext()
             with known:
@@ -149,7 +149,7 @@ class ContextDistillationTrainer(Trainer):
         def forward(positions: list[int]) -> Tensor:
             model.eval()
             inputs = collate([rows[position] for position in positions], self._pad)
-            return self._outputs(model, self._prepare_inputs(inputs)).logits  # type: ignore[arg-type]
+            return outputs_of(model, self._prepare_inputs(inputs)).logits  # type: ignore[arg-type]
 
         return FrozenStates.of(model, [row["length"] for row in rows], forward)
 
@@ -157,23 +157,9 @@ class ContextDistillationTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The distillation loss of a batch; see :func:`stillshot.student.losses.distillation_loss`."""
-        soft_labels, labels, row_weight = (inputs[name] for name in _TARGETS)
-        outputs = self._outputs(model, inputs)
-        if self._label_tokens is not None:
-            size = outputs.logits.shape[-1]
-            soft_labels, labels = vocabulary_targets(soft_labels, labels, self._label_tokens, size)
-        loss = distillation_loss(
-            outputs.logits,
-            soft_labels,
-            labels,
-            row_weight,
-            beta=self.args.beta,  # type: ignore[union-attr]
-            temperature=self.args.temperature,  # type: ignore[union-attr]
-        )
+        outputs = outputs_of(model, inputs)
+        loss = batch_loss(outputs.logits, inputs, self.args, self._label_tokens)  # type: ignore[arg-type]
         return (loss, outputs) if return_outputs else loss
-
-    def _outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
-        return model(**{name: value for name, value in inputs.items() if name not in _OTHERS})
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write what a checkpoint needs: the weights that train. The others are as they were loaded."""
@@ -193,6 +179,35 @@ class ContextDistillationTrainer(Trainer):
         lengths = [row["length"] for row in dataset]  # type: ignore[union-attr]
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return BucketSampler(lengths, size, self.args.bucket_batches, self.args.seed)  # type: ignore[union-attr]
+
+
+def outputs_of(model: Any, batch: Mapping[str, Any]) -> Any:
+    """What a model gives for a batch from :func:`collate`."""
+    return model(**{name: value for name, value in batch.items() if name not in _OTHERS})
+
+
+def batch_loss(
+    logits: Tensor,
+    batch: Mapping[str, Any],
+    args: ContextDistillationConfig,
+    label_tokens: Sequence[int] | None = None,
+) -> Tensor:
+    """The loss of a batch from :func:`collate`; see :func:`stillshot.student.losses.distillation_loss`.
+
+    Args:
+        label_tokens: The token of each label, where logits are over a vocabulary.
+    """
+    soft_labels, labels, row_weight = (batch[name] for name in _TARGETS)
+    if label_tokens is not None:
+        soft_labels, labels = vocabulary_targets(soft_labels, labels, label_tokens, logits.shape[-1])
+    return distillation_loss(
+        logits, soft_labels, labels, row_weight, beta=args.beta, temperature=args.temperature
+    )
+
+
+def in_passes(batch: dict[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
+    """A batch from :func:`collate` in passes of at most ``limit`` tokens; see :func:`stillshot.student.lean.passes`."""
+    return passes(batch, limit, _OTHERS) if limit else [batch]
 
 
 def collate(

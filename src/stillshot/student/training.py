@@ -101,7 +101,9 @@ def train_student(
     checkpoints = folder.parent / f".{folder.name}.checkpoints"
     rows = data.rows(student, training.hard_label_weight)
     _keep_only_own(checkpoints, [section, training, task, prompt, rows, seed])
-    arguments = _arguments(section, training, student, len(rows), checkpoints, seed, checkpoint_seconds)
+    arguments = training_arguments(
+        section, training, student, len(rows), checkpoints, seed, checkpoint_seconds
+    )
     trainer = ContextDistillationTrainer(
         model=student.model,
         args=arguments,
@@ -151,7 +153,7 @@ def _last_checkpoint(folder: Path) -> str | None:
     return max(found, default=(0, None))[1]
 
 
-def _arguments(
+def training_arguments(
     section: StudentSection,
     training: Training,
     student: Student,
@@ -160,6 +162,7 @@ def _arguments(
     seed: int,
     checkpoint_seconds: float,
 ) -> ContextDistillationConfig:
+    """What a section of a recipe means for the trainer."""
     on_cpu = load.best_device().type == "cpu"
     is_encoder = load.is_encoder(student.model.config)
     steps = math.ceil(num_rows / training.batch_size) * training.epochs
