@@ -147,8 +147,8 @@ def batches(rows: Sequence[Sequence[Row]], batch_tokens: int) -> list[list[int]]
     costs, starts = [0.0] + [math.inf] * len(order), [0] * (len(order) + 1)
     for start, first in enumerate(order):
         tokens = 0
-        for end, position in enumerate(order[start:], start + 1):
-            tokens += len(rows[position]) * longest[first]
+        for end in range(start + 1, len(order) + 1):
+            tokens += len(rows[order[end - 1]]) * longest[first]
             if tokens > batch_tokens and end > start + 1:
                 break
             if costs[start] + tokens + _BATCH_COST < costs[end]:
