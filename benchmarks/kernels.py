@@ -48,7 +48,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     dtype, heads, scale = torch.bfloat16, GROUPS * REPEATS, HEAD**-0.5
-    query, own = (torch.randn(ROWS, heads, LENGTH, HEAD).to(dtype) for _ in range(2))
+    # Heads last but one in memory, as models leave them.
+    query, own = (torch.randn(ROWS, LENGTH, heads, HEAD).to(dtype).transpose(1, 2) for _ in range(2))
     key, value = (torch.randn(1, GROUPS, PREFIX, HEAD).to(dtype) for _ in range(2))
     own_lse = torch.randn(ROWS, heads, LENGTH)
     products = PrefixLayer.of(key, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,29 @@ def interleaved(
             run()
             taken[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def paused_for(
+    long: Iterable[int], total: int, runs: Mapping[Name, Run], rounds: int
+) -> tuple[float, dict[Name, float]]:
+    """Seconds of one long run, and median seconds of short runs, for which it is paused ``rounds`` times.
+
+    ``long`` gives how many of its ``total`` items each of its steps has done.
+    """
+    taken: dict[Name, list[float]] = {name: [] for name in runs}
+    done, spent, resumed = 0, 0.0, time.perf_counter()
+    for count in long:
+        done += count
+        if done * (rounds + 1) < total * (1 + min(map(len, taken.values()))):
+            continue
+        spent += time.perf_counter() - resumed
+        if done < total:
+            for name, run in runs.items():
+                started = time.perf_counter()
+                run()
+                taken[name].append(time.perf_counter() - started)
+        resumed = time.perf_counter()
+    return spent, {name: statistics.median(values) for name, values in taken.items()}
 
 
 def roofline(dtype: torch.dtype) -> dict[str, float]:

@@ -4,8 +4,8 @@
     python benchmarks/plan.py --keep         # also into benchmarks/records/plan.json
     python benchmarks/plan.py --large        # a teacher of 1.3 billion weights too; 3 GB, half an hour
 
-Each measurement has a process of its own, which begins with the libraries that a cell's process has loaded. The constants of ``stillshot.models.footprint`` were fitted
-to these trainings and to longer ones of the same models.
+Each measurement has a process of its own, which begins with the libraries that a cell's process has loaded. The
+constants of ``stillshot.models.footprint`` were fitted to these trainings and to longer ones of the same models.
 """
 
 from __future__ import annotations

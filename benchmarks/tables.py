@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agreement import agreement
-from measure import interleaved
+from measure import interleaved, paused_for
 from operations import Operations
 from workload import TEACHER, Workload, prefix_tokens, within
 
@@ -85,17 +85,18 @@ def by_shots(load: Workload, queries: int = 256) -> list[Figures]:
 
 
 def by_queries(load: Workload, shots: int = 32) -> list[Figures]:
-    """Time by number of queries."""
+    """Time by number of queries; the longest labelling is paused for the others."""
     teacher = LocalTeacher(TeacherSection(model=TEACHER))
     operations = Operations.of(teacher.model)
-    all_prompts = {queries: load.prompts(shots, queries) for queries in (100, 300, 1000, 10000)}
-    seconds = interleaved(
-        {
-            queries: partial(_label, teacher, prompts, load.label_tokens)
-            for queries, prompts in all_prompts.items()
-        },
-        rounds=2,
+    *few, most = 100, 300, 1000, 10_000
+    all_prompts = {queries: load.prompts(shots, queries) for queries in (*few, most)}
+    longest, seconds = paused_for(
+        (len(positions) for positions, _ in teacher.score(all_prompts[most], load.label_tokens)),
+        most,
+        {queries: partial(_label, teacher, all_prompts[queries], load.label_tokens) for queries in few},
+        rounds=5,
     )
+    seconds[most] = longest
     tokens = prefix_tokens(all_prompts[100], load.prompts(0, 1))
     return [
         {
