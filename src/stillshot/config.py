@@ -200,7 +200,8 @@ class Teacher(Section):
     """The model that sees the context, and how it is asked.
 
     With ``select``, pattern, scoring and calibration are chosen on the labelled examples alone, by
-    leaving out one example of each label at a time.
+    leaving out one example of each label at a time. ``store`` is a folder where its scores are kept for
+    several runs, also at once, none of which then asks what another has asked; null is the run folder's own.
     """
 
     model: str = "bundled:smollm2-135m"
@@ -212,6 +213,7 @@ class Teacher(Section):
     select: bool = False
     prefix: Literal["auto", "shared", "repeat", "none"] = "auto"
     batch_tokens: PositiveInt = 2048
+    store: Path | None = None
 
 
 class Lora(Section):

@@ -265,3 +265,17 @@ def test_nothing_is_written_for_a_recipe_that_cannot_run(recipe: Recipe, tmp_pat
     with pytest.raises(DataError):
         open_run(recipe.model_copy(update={"data": data}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_runs_with_one_store_ask_once(recipe: Recipe, undisturbed: Path, tmp_path: Path) -> None:
+    store, other = tmp_path / "scores", recipe.students[0].model_copy(update={"tuning": "lora"})
+    teacher = recipe.teacher.model_copy(update={"store": store})
+    first = recipe.model_copy(update={"teacher": teacher})
+    run(first, tmp_path / "first")
+    assert results_in(tmp_path / "first") == results_in(undisturbed)
+    asked = {path.name for path in store.glob("part-*.parquet")}
+    assert asked
+    assert not shards_in(tmp_path / "first")
+
+    run(first.model_copy(update={"students": [other]}), tmp_path / "second")
+    assert {path.name for path in store.glob("part-*.parquet")} == asked

@@ -284,7 +284,8 @@ def _interview(
     if model and model != section.model:
         revision = next((s.revision for s in recipe.students if s.model == model), None)
         section = section.model_copy(update={"model": model, "revision": revision, "prefix": "auto"})
-    return Interview(LocalTeacher(section), materials.task, SoftLabelStore(folder.softlabels), report)
+    store = SoftLabelStore(recipe.teacher.store or folder.softlabels)
+    return Interview(LocalTeacher(section), materials.task, store, report)
 
 
 def _labels(folder: RunFolder, setting: Setting) -> dict[str, Any]:
