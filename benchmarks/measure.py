@@ -83,6 +83,19 @@ def machine() -> dict[str, Any]:
     return {"hardware": hardware(), "versions": versions()}
 
 
+def kept(name: str) -> tuple[dict[str, float], dict[str, Any]]:
+    """Figures and details of a record that this machine made with these versions.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    path = RECORDS / f"{name}.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if any(record.pop(key, None) != value for key, value in machine().items()):
+        raise SystemExit(f"{path} was made elsewhere, or is not there: measure all tables.")
+    return record.pop("figures"), record
+
+
 def finish(
     name: str, figures: Mapping[str, float], details: Mapping[str, Any], *, as_json: bool, keep: bool
 ) -> None:

@@ -6,7 +6,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,12 @@ Figures = dict[str, Any]
 OPT = "random:facebook/opt-1.3b"
 
 
-def all_tables(load: Workload) -> dict[str, Any]:
-    """Every table, each measured by itself."""
+def measured_tables(load: Workload, names: Sequence[str]) -> dict[str, Any]:
+    """Tables by their names in :data:`TABLES`, each measured by itself."""
     tables: dict[str, Any] = {}
-    for name, measure in (
-        ("shots", by_shots),
-        ("queries", by_queries),
-        ("labels", by_labels),
-        ("models", by_models),
-        ("answers", answering),
-        ("memory", labelling_memory),
-        ("stages", stages),
-        ("agreement", agreement),
-    ):
+    for name in names:
         print(f"measuring: {name}", flush=True)
-        tables[name] = measure(load)
+        tables[name] = TABLES[name](load)
     return tables
 
 
@@ -60,7 +51,7 @@ def by_shots(load: Workload, queries: int = 256) -> list[Figures]:
     operations = Operations.of(teachers["shared"].model)
     all_prompts = {shots: load.prompts(shots, queries) for shots in (0, 8, 16, 32, 64)}
     part = {
-        (shots, mode): {"shared": queries, "repeat": queries // 8, "none": 8 if shots else queries // 8}[mode]
+        (shots, mode): {"shared": queries, "repeat": queries // 8, "none": 4 if shots else queries // 8}[mode]
         for shots, mode in itertools.product(all_prompts, teachers)
     }
     seconds = interleaved(
@@ -68,7 +59,7 @@ def by_shots(load: Workload, queries: int = 256) -> list[Figures]:
             (shots, mode): partial(_label, teachers[mode], all_prompts[shots][:count], load.label_tokens)
             for (shots, mode), count in part.items()
         },
-        rounds=3,
+        rounds=5,
     )
     rows = []
     for shots, prompts in all_prompts.items():
@@ -174,7 +165,7 @@ def by_models(load: Workload, shots: int = 32) -> list[Figures]:
         ("random:tiny-llama", 1000),
         ("random:facebook/opt-125m", 1000),
         (TEACHER, 1000),
-        (OPT, 250),
+        (OPT, 150),
     ):
         teacher = LocalTeacher(TeacherSection(model=model))
         size = 320 if "tiny" in model else None
@@ -186,7 +177,7 @@ def by_models(load: Workload, shots: int = 32) -> list[Figures]:
                 "context": lambda teacher=teacher, p=prompts, t=tokens: _label(teacher, p[:1], t),
                 "zero_shot": lambda teacher=teacher, p=alone, t=tokens: _label(teacher, p, t),
             },
-            rounds=2 if model == OPT else 3,
+            rounds=3,  # the first of a large model is slow
         )
         bound = Operations.of(teacher.model).bound(prefix_tokens(prompts, alone))
         behind = (seconds["shared"] - seconds["context"]) / queries
@@ -306,3 +297,15 @@ def stages(load: Workload, shots: int = 32, queries: int = 512) -> list[Figures]
         }
         for name, (taken, count, size) in work.items()
     ]
+
+
+TABLES: dict[str, Callable[[Workload], list[Figures]]] = {
+    "shots": by_shots,
+    "queries": by_queries,
+    "labels": by_labels,
+    "models": by_models,
+    "answers": answering,
+    "memory": labelling_memory,
+    "stages": stages,
+    "agreement": agreement,
+}

@@ -2,6 +2,7 @@
 
     python benchmarks/teacher.py --quick --json     # the main ratios, minutes
     python benchmarks/teacher.py --keep             # all tables, into benchmarks/records/
+    python benchmarks/teacher.py --keep --only models shots     # these anew, the rest as it was kept
 
 All runs of a table are in one process and interleaved; figures are ratios of medians.
 """
@@ -14,10 +15,10 @@ import time
 from typing import Any
 
 import torch
-from measure import finish, interleaved, roofline
+from measure import finish, interleaved, kept, roofline
 from operations import Operations
 from plain_loop import PlainLoop
-from tables import all_tables
+from tables import TABLES, measured_tables
 from workload import TEACHER, Workload, prefix_tokens
 
 from stillshot.config import Teacher as TeacherSection
@@ -100,25 +101,33 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the main ratios alone")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/records/teacher.json")
+    parser.add_argument(
+        "--only", nargs="+", choices=TABLES, metavar="TABLE", help="measure these tables anew"
+    )
     parser.add_argument("--threads", type=int, help="threads of the matrix products")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     started = time.perf_counter()
     load = Workload.read()
-    main = main_ratios(load, TEACHER, QUERIES, rounds=3, budget=270)
-    figures = {key: value for key, value in main.items() if isinstance(value, int | float)}
-    details: dict[str, Any] = {
-        "task": load.task.name,
-        "queries_per_s": main["queries_per_s"],
-        "roofline": roofline(torch.bfloat16),
-    }
-    if not arguments.quick:
-        details["tables"] = tables = all_tables(load)
-        with_context = [row for row in tables["shots"] if row["shots"]]
+    if arguments.only:
+        figures, details = kept("teacher")
+        details["tables"] |= measured_tables(load, arguments.only)
+    else:
+        main = main_ratios(load, TEACHER, QUERIES, rounds=3, budget=270)
+        figures = {key: value for key, value in main.items() if isinstance(value, int | float)}
+        details: dict[str, Any] = {
+            "task": load.task.name,
+            "queries_per_s": main["queries_per_s"],
+            "roofline": roofline(torch.bfloat16),
+        }
+        if not arguments.quick:
+            details["tables"] = measured_tables(load, list(TABLES))
+        details["seconds"] = time.perf_counter() - started
+    if "tables" in details:
+        with_context = [row for row in details["tables"]["shots"] if row["shots"]]
         figures["shots_off_operation_count"] = off_count(with_context)
-        figures["queries_off_operation_count"] = off_count(tables["queries"])
-    details["seconds"] = time.perf_counter() - started
+        figures["queries_off_operation_count"] = off_count(details["tables"]["queries"])
     finish("teacher", figures, details, as_json=arguments.json, keep=arguments.keep)
 
 

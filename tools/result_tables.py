@@ -1,32 +1,119 @@
 """Fill the tables of README.md and EXPERIMENTS.md from the records in results/.
 
-A table stands between ``<!-- table: results/NAME -->`` and ``<!-- end -->``; a test holds pages and records
-together.
+Between a comment and ``<!-- end -->`` stands what it names; a test holds pages and records together:
+
+- ``<!-- table: results/NAME -->``: all lines of a run, and its peers
+- ``<!-- claims: results/NAME -->``: the paper's claims, judged by a run
+- ``<!-- sweep: NAME -->``: the variants of a sweep in results/sweeps/
+- ``<!-- plan: results/NAME -->``: what was planned of a run beside what it took
 
     python tools/result_tables.py
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from stillshot.report import names
 from stillshot.report.folder import read_peers, read_results
 from stillshot.report.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "EXPERIMENTS.md")
-_BLOCK = re.compile(r"(<!-- table: ([\w/.-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (\w+): ([\w/.-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+
+
+def run_table(name: str) -> str:
+    """All lines of a run."""
+    return markdown_table(read_results(ROOT / name), read_peers(ROOT / name))
+
+
+def claims(name: str) -> str:
+    """The run's ``claims.md`` without its heading."""
+    text = (ROOT / name / "claims.md").read_text(encoding="utf-8")
+    return text[text.index("|") :]
+
+
+def sweep(name: str) -> str:
+    """A line for each variant and number of labels: what was asked, and what students learned of it."""
+    record = json.loads((ROOT / "results/sweeps" / f"{name}.json").read_text(encoding="utf-8"))
+    shown = [_shown(variant["lines"]) for variant in record["variants"]]
+    kinds = list(dict.fromkeys(kind for lines in shown for kind in lines))
+    rows = [
+        [variant["name"], *(_accuracies(lines.get(kind)) for kind in kinds)]
+        for variant, lines in zip(record["variants"], shown, strict=True)
+    ]
+    return _table([record["question"], *kinds], rows)
+
+
+def _shown(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A variant's lines by what heads their column; the raw way to ask is every variant's."""
+    several = len({line["labelled"] for line in lines if line["method"] != "zero_shot"}) > 1
+    found = {}
+    for line in lines:
+        if line["method"] == "zero_shot" or "-raw-" in line["key"]:
+            continue
+        what = "teacher" if line["method"] == "in_context" else names.method_name(line["method"]).lower()
+        if line["student"] and line["method"] == "context_distillation":
+            what = f"{names.model_name(line['student'])} distilled"
+        found[f"{what}, {line['labelled']} labels" if several else what] = line
+    return found
+
+
+def _accuracies(line: dict[str, Any] | None) -> str:
+    """Mean and interval in percent, by evaluation set where there are several."""
+    if line is None:
+        return "–"
+    splits = {**line["in_domain"], **line["out_of_domain"]}
+    parts = []
+    for split, found in splits.items():
+        low, high = found["ci95"]
+        value = f"{100 * found['mean']:.1f} [{100 * low:.1f} to {100 * high:.1f}]"
+        parts.append(f"{split} {value}" if len(splits) > 1 else value)
+    return "; ".join(parts)
+
+
+def planned(name: str) -> str:
+    """Peak memory and time of each kind of work: planned, taken (the median over seeds), and their ratio."""
+    plan = json.loads((ROOT / name / "plan.json").read_text(encoding="utf-8"))
+    cells = {cell.id: cell for cell in read_results(ROOT / name).cells if cell.failed is None}
+    rows = []
+    for line in plan:
+        found = [cells[cell] for cell in line["names"] if cell in cells]
+        if not found:  # labelling queries has no cell of its own
+            continue
+        peak = sorted(cell.peak_memory_bytes for cell in found)[len(found) // 2]
+        what = [names.method_name(line["method"]), names.model_name(line["model"])]
+        if line["tuning"]:
+            what.append(names.TUNINGS.get(line["tuning"], line["tuning"]))
+        ratio = line["peak_memory_bytes"] / peak
+        labels = str(line["labelled"])
+        rows.append(
+            [", ".join(what), labels, names.size(line["peak_memory_bytes"]), names.size(peak), f"{ratio:.2f}"]
+        )
+    return _table(["work", "labels", "planned peak", "measured peak", "ratio"], rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    marks = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, marks, *rows))
+
+
+KINDS: dict[str, Callable[[str], str]] = {
+    "table": run_table,
+    "claims": claims,
+    "sweep": sweep,
+    "plan": planned,
+}
 
 
 def filled(page: str) -> str:
     """The page with its tables made anew."""
-
-    def table(match: re.Match[str]) -> str:
-        run = ROOT / match[2]
-        return f"{match[1]}{markdown_table(read_results(run), read_peers(run))}{match[3]}"
-
-    return _BLOCK.sub(table, page)
+    return _BLOCK.sub(lambda match: f"{match[1]}{KINDS[match[2]](match[3])}{match[4]}", page)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""Put the records of finished runs into results/: all that their tables and figures are made of.
+
+    python experiments/publish.py runs/sentiment runs/nli
+
+Predictions, students, soft labels and the data's own texts stay in the run folder. With ``--plan`` what
+``stillshot plan`` says of the recipe is put beside them, as ``plan.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from stillshot.config import Recipe
+from stillshot.errors import StillshotError
+from stillshot.evaluate.folder import RunFolder
+from stillshot.evaluate.runner import quiet_libraries
+from stillshot.methods.plan import plan
+from stillshot.report import write_report
+from stillshot.report.folder import read_results
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def publish(run: Path, target: Path) -> None:
+    """Copy a run's records to ``target``, in the place of what is there, and draw its figures.
+
+    Raises:
+        StillshotError: The run is not finished.
+    """
+    folder = RunFolder(run)
+    read_results(run)  # says so where there are none
+    shutil.rmtree(target, ignore_errors=True)
+    records = [folder.recipe, folder.machine, folder.results]
+    records += sorted(folder.cell("*").parent.glob("*.json"))
+    records += sorted(folder.peer("*").parent.glob("*.json"))
+    records += [folder.peers] if folder.peers.is_file() else []
+    for record in records:
+        copy = target / record.relative_to(run)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record, copy)
+    write_report(target)
+
+
+def write_plan(recipe: Recipe, target: Path) -> None:
+    """What was to be expected of a recipe on this machine."""
+    cells = [asdict(cell) for cell in plan(recipe)]
+    (target / "plan.json").write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Parse arguments and copy."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("--plan", action="store_true", help="write plan.json too")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    for run in arguments.runs:
+        target = RESULTS / run.resolve().name
+        try:
+            publish(run, target)
+            if arguments.plan:
+                write_plan(RunFolder(run).open_recipe(), target)
+        except StillshotError as error:
+            sys.exit(f"error: {run}: {error}")
+        print(target)
+
+
+if __name__ == "__main__":
+    main()

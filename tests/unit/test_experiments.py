@@ -1,0 +1,181 @@
+"""Sweeps ask the teacher once for all their variants and say what differs; published runs keep their records alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from stillshot.errors import RecipeError, RunFolderError
+from stillshot.report.folder import read_results
+
+ROOT = Path(__file__).parents[2]
+WORDS = {"good": "a bright and warm film", "bad": "a dull and cold film"}
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+sweeps, publishing = load("sweeps"), load("publish")
+
+
+@pytest.fixture(scope="module")
+def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two temperatures and two seeds of a tiny student."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for name, count in (("labelled", 20), ("queries", 30), ("test", 12)):
+        rows = [
+            {"text": f"{WORDS[label]}, {name} {number}", "label": label}
+            for number in range(count // 2)
+            for label in WORDS
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "name": "films",
+        "task": {
+            "name": "films",
+            "labels": list(WORDS),
+            "fields": ["text"],
+            "patterns": {"p": {"pattern": "{text}", "label_words": {"good": "good", "bad": "bad"}}},
+        },
+        "data": {
+            "labelled": str(folder / "labelled.jsonl"),
+            "unlabelled": str(folder / "queries.jsonl"),
+            "in_domain": {"films": str(folder / "test.jsonl")},
+            "num_unlabelled": 16,
+        },
+        "budgets": [{"labelled": 4, "num_contexts": 2, "num_shots": 2}],
+        "teacher": {"model": "random:tiny-llama", "dtype": "float32"},
+        "students": [{"model": "random:tiny-bert", "dtype": "float32", "distill": {"epochs": 1}}],
+        "evaluation": {"bootstrap_samples": 100, "latency_queries": 1},
+    }
+    (folder / "films.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    sweep = {
+        "question": "At which temperature?",
+        "recipe": str(folder / "films.yaml"),
+        "set": ["methods=[in_context, context_distillation]", "seeds=[0, 1]"],
+        "variants": {"1": None, "3": ["teacher.temperature=3.0"]},
+    }
+    path = folder / "temperature.yaml"
+    path.write_text(yaml.safe_dump(sweep, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(sweep_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of the runs, and the record."""
+    folder = tmp_path_factory.mktemp("runs")
+    return folder, sweeps.run_sweep(sweeps.Sweep.read(sweep_file), folder, lambda *_: None)
+
+
+def test_variants_are_compared_with_the_first(swept: tuple[Path, dict[str, Any]]) -> None:
+    _, record = swept
+    assert [variant["name"] for variant in record["variants"]] == ["1", "3"]
+    distilled = [one for one in record["comparisons"] if "context_distillation" in one["a"]]
+    (compared,) = distilled
+    assert compared["a"].startswith("3: ")
+    assert compared["b"].startswith("1: ")
+    assert compared["seeds"] == 2
+    means = {
+        variant["name"]: next(line for line in variant["lines"] if line["method"] == "context_distillation")[
+            "in_domain"
+        ]["films"]["mean"]
+        for variant in record["variants"]
+    }
+    assert compared["difference"] == pytest.approx(means["3"] - means["1"])
+
+
+def test_the_teacher_is_asked_once_for_all_variants(
+    swept: tuple[Path, dict[str, Any]], sweep_file: Path, tmp_path: Path
+) -> None:
+    folder, record = swept
+    shards = sorted((folder / "scores").glob("part-*.parquet"))
+    assert shards
+    assert not list(folder.glob("temperature/*/softlabels/part-*.parquet"))
+    alone = sweeps.Sweep.read(sweep_file)
+    first = type(alone)(alone.name, alone.question, alone.recipe, alone.common, {"1": ()})
+    sweeps.run_sweep(first, tmp_path, lambda *_: None)
+    assert len(list((tmp_path / "scores").glob("part-*.parquet"))) == len(shards)
+    assert sweeps.run_sweep(alone, folder, lambda *_: None) == record  # found, not done again
+
+
+def test_a_table_has_every_variant(
+    swept: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = runpy.run_path(str(ROOT / "tools" / "result_tables.py"))
+    (tmp_path / "results/sweeps").mkdir(parents=True)
+    (tmp_path / "results/sweeps/temperature.json").write_text(json.dumps(swept[1]))
+    monkeypatch.setitem(tools["sweep"].__globals__, "ROOT", tmp_path)
+    page = tools["filled"]("before\n<!-- sweep: temperature -->\n<!-- end -->\nafter\n")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| At which temperature?", "| ---", "| 1", "| 3"]
+    assert {len(row) for row in rows} == {3}
+
+
+@pytest.mark.parametrize("missing", ["question", "recipe", "variants"])
+def test_a_file_that_is_no_sweep_is_told_of(missing: str, sweep_file: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(sweep_file.read_text())
+    del content[missing]
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(RecipeError, match="must have question, recipe and variants"):
+        sweeps.Sweep.read(path)
+
+
+def test_one_variant_is_no_sweep(sweep_file: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(sweep_file.read_text()) | {"variants": {"1": None}}
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(RecipeError, match="fewer than two variants"):
+        sweeps.Sweep.read(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments/sweeps").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_sweeps_that_ship_are_recipes_in_every_variant(path: Path) -> None:
+    sweep = sweeps.Sweep.read(path)
+    recipes = [sweep.recipe_of(variant, Path("scores")).model_dump() for variant in sweep.variants]
+    assert all(recipes.count(recipe) == 1 for recipe in recipes)
+
+
+def test_published_runs_keep_their_records_alone(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    run, target = swept[0] / "temperature/1", tmp_path / "published"
+    target.mkdir()
+    (target / "stale.json").write_text("{}")
+    publishing.publish(run, target)
+    assert read_results(target) == read_results(run)
+    kept = {path.relative_to(target).parts[0] for path in target.rglob("*") if path.is_file()}
+    assert kept == {"recipe.yaml", "machine.json", "results.json", "report.html", "cells", "figures"}
+    assert not list(target.rglob("*.jsonl"))
+    with pytest.raises(RunFolderError):
+        publishing.publish(tmp_path / "nothing", target)
+    assert read_results(target) == read_results(run)
+
+
+def test_a_plan_stands_beside_what_was_taken(
+    swept: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(swept[0] / "temperature/1", tmp_path / "results/films")
+    publishing.write_plan(publishing.RunFolder(run).open_recipe(), run)
+    tools = runpy.run_path(str(ROOT / "tools" / "result_tables.py"))
+    monkeypatch.setitem(tools["planned"].__globals__, "ROOT", tmp_path)
+    rows = tools["planned"]("results/films").splitlines()[2:]
+    assert [row.split(",")[0] for row in rows] == [
+        "| In-context learning",
+        "| In-context learning",
+        "| Context distillation",
+    ]
