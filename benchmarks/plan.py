@@ -187,6 +187,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="write benchmarks/records/plan.json")
     parser.add_argument("--one", nargs=2, metavar=("WHAT", "JOB"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.only and arguments.keep:
+        parser.error("--only leaves jobs out, so there would be a record of some alone: leave out --keep")
     if arguments.one:
         quiet_libraries()
         what, job = arguments.one

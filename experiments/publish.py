@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from stillshot.config import Recipe
-from stillshot.errors import StillshotError
+from stillshot.errors import RunFolderError, StillshotError
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.runner import quiet_libraries
 from stillshot.methods.plan import plan
@@ -34,6 +34,8 @@ def publish(run: Path, target: Path) -> None:
     """
     folder = RunFolder(run)
     read_results(run)  # says so where there are none
+    if run.resolve() == target.resolve():
+        raise RunFolderError(f"{run} is what was published. Give the run's own folder, e.g. runs/{run.name}.")
     shutil.rmtree(target, ignore_errors=True)
     records = [folder.recipe, folder.machine, folder.results]
     records += sorted(folder.cell("*").parent.glob("*.json"))

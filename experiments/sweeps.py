@@ -1,11 +1,11 @@
 """Sweeps that decide defaults: one recipe, run once for each variant of some settings.
 
-    python experiments/sweeps.py experiments/sweeps/asking.yaml
+    python experiments/sweeps.py experiments/sweeps/asking-nli.yaml
     python experiments/sweeps.py experiments/sweeps/*.yaml -o runs/sweeps
 
 A sweep is a YAML file with ``question``, ``recipe`` (its path), ``set`` (overrides for all variants, as
 ``stillshot run --set`` takes them) and ``variants`` (a name and overrides for each; the first is what the
-others are compared with). Every variant is a run of its own in the output folder, which goes on where it was;
+others are compared with, where it has the same students and numbers of labels). Every variant is a run of its own in the output folder, which goes on where it was;
 all share one store of the teacher's scores, so none asks what another has asked. The record goes to
 ``results/sweeps/``; ``tools/result_tables.py`` makes tables of it.
 """
@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stillshot import pipeline
 from stillshot.cli.progress import progress
 from stillshot.config import Recipe
-from stillshot.config_files import load_recipe
+from stillshot.config_files import load_recipe, read_yaml
 from stillshot.errors import RecipeError, StillshotError
 from stillshot.evaluate.assemble import CellAnswers, answers, compare, corrected, line_key
 from stillshot.evaluate.folder import RunFolder
@@ -54,14 +52,18 @@ class Sweep:
         Raises:
             RecipeError: It is no sweep.
         """
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         known = {"question", "recipe", "set", "variants"}
-        if not isinstance(content, dict) or not {"question", "recipe", "variants"} <= set(content) <= known:
+        if not {"question", "recipe", "variants"} <= set(content) <= known:
             raise RecipeError(f"{path} must have question, recipe and variants, and may have set.")
-        variants = {name: tuple(overrides or ()) for name, overrides in content["variants"].items()}
+        if not isinstance(content["variants"], dict):
+            raise RecipeError(f"{path}: variants must map names to lists of overrides.")
+        variants = {str(name): tuple(overrides or ()) for name, overrides in content["variants"].items()}
         if len(variants) < 2:
             raise RecipeError(f"{path} has fewer than two variants.")
-        return cls(path.stem, content["question"], content["recipe"], tuple(content.get("set", ())), variants)
+        return cls(
+            path.stem, content["question"], content["recipe"], tuple(content.get("set") or ()), variants
+        )
 
     def recipe_of(self, variant: str, store: Path) -> Recipe:
         """The recipe of one variant."""

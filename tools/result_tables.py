@@ -55,7 +55,7 @@ def _shown(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     several = len({line["labelled"] for line in lines if line["method"] != "zero_shot"}) > 1
     found = {}
     for line in lines:
-        if line["method"] == "zero_shot" or "-raw-" in line["key"]:
+        if line["control"] or line["method"] == "zero_shot" or "-raw-" in line["key"]:
             continue
         what = "teacher" if line["method"] == "in_context" else names.method_name(line["method"]).lower()
         if line["student"] and line["method"] == "context_distillation":
