@@ -45,11 +45,12 @@ bench: setup peers
 	$(BIN)/python benchmarks/teacher.py --keep
 	$(BIN)/python benchmarks/training.py --keep
 
-# Everything in results/, in runs/ first: many hours on two cores, and goes on where it was.
+# The experiments of these recipes and of experiments/sweeps/, in runs/ and then results/: many hours on two cores.
+# Started again, they go on where they were.
 EXPERIMENTS := sentiment topic nli nli-mnli
 experiments: setup peers-accuracy
 	set -e; for name in $(EXPERIMENTS); do \
-		$(BIN)/stillshot run recipes/$$name.yaml --set teacher.store=runs/scores -o runs/$$name; \
+		$(BIN)/stillshot run recipes/$$name.yaml -o runs/$$name; \
 		$(BIN)/python experiments/peers.py runs/$$name; \
 		$(BIN)/python experiments/publish.py runs/$$name; \
 	done

@@ -12,6 +12,7 @@ import argparse
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,16 +37,20 @@ def publish(run: Path, target: Path) -> None:
     read_results(run)  # says so where there are none
     if run.resolve() == target.resolve():
         raise RunFolderError(f"{run} is what was published. Give the run's own folder, e.g. runs/{run.name}.")
-    shutil.rmtree(target, ignore_errors=True)
     records = [folder.recipe, folder.machine, folder.results]
     records += sorted(folder.cell("*").parent.glob("*.json"))
     records += sorted(folder.peer("*").parent.glob("*.json"))
     records += [folder.peers] if folder.peers.is_file() else []
-    for record in records:
-        copy = target / record.relative_to(run)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(record, copy)
-    write_report(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+        written = Path(scratch) / target.name
+        for record in records:
+            copy = written / record.relative_to(run)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(record, copy)
+        write_report(written)
+        shutil.rmtree(target, ignore_errors=True)
+        written.rename(target)
 
 
 def write_plan(recipe: Recipe, target: Path) -> None:

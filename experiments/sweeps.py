@@ -5,7 +5,7 @@
 
 A sweep is a YAML file with ``question``, ``recipe`` (its path), ``set`` (overrides for all variants, as
 ``stillshot run --set`` takes them) and ``variants`` (a name and overrides for each; the first is what the
-others are compared with, where it has the same students and numbers of labels). Every variant is a run of its own in the output folder, which goes on where it was;
+others are compared with). Every variant is a run of its own in the output folder, which goes on where it was;
 all share one store of the teacher's scores, so none asks what another has asked. The record goes to
 ``results/sweeps/``; ``tools/result_tables.py`` makes tables of it.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell, Comparison, Results
 from stillshot.evaluate.runner import quiet_libraries
 from stillshot.evaluate.statistics import samples_for
+from stillshot.methods.cells import cells as planned_cells
 
 ROOT = Path(__file__).parents[1]
 Report = Callable[[str, str, int, int], None]
+Place = tuple[str, int, int]  # method, positions of the student (-1 for none) and of the budget
 
 
 @dataclass(frozen=True)
@@ -113,45 +115,48 @@ def _accuracies(cell: Cell) -> dict[str, float]:
 
 
 def comparisons(results: dict[str, Results], folder: Path, recipes: dict[str, Recipe]) -> list[Comparison]:
-    """Every variant's line against the first variant's line of the same kind, as one family.
+    """Every variant's line against the first variant's line in the same place, as one family.
 
-    Lines are of the same kind where method, model, head, tuning and number of labels are the same; of two
-    ways to ask in context only the one that labels queries is compared.
+    A place is a method, with the student and the budget at the same positions in both recipes, whatever
+    they are there. What is asked raw, or without a context, is left out: it is mostly every variant's.
     """
     first, *others = results
-    pairs = []
-    for other in others:
-        for kind, cells in _by_kind(results[other]).items():
-            base = _by_kind(results[first]).get(kind, {})
-            seeds = sorted(set(cells) & set(base))
-            pairs += [(other, kind, split, seeds) for split in _splits(cells, base, seeds)]
+    placed = {variant: _by_place(recipes[variant], results[variant]) for variant in results}
+    pairs = [
+        (other, place, split)
+        for other in others
+        for place, cells in placed[other].items()
+        if set(cells) & set(placed[first].get(place, {}))
+        for split in next(iter(cells.values())).splits
+    ]
     samples = samples_for(len(pairs), max(r.evaluation.bootstrap_samples for r in recipes.values()))
     found = []
-    for other, kind, split, seeds in pairs:
-        cells, base = _by_kind(results[other])[kind], _by_kind(results[first])[kind]
+    for other, place, split in pairs:
+        cells, base = placed[other][place], placed[first][place]
         paired = [
-            (_answers(folder / other, cells[seed]), _answers(folder / first, base[seed])) for seed in seeds
+            (_answers(folder / other, cells[seed]), _answers(folder / first, base[seed]))
+            for seed in sorted(set(cells) & set(base))
         ]
-        label = ", ".join(str(part) for part in kind if part)
-        found.append(compare(f"{other}: {label}", f"{first}: {label}", split, paired, samples))
+        a, b = (
+            f"{name}: {line_key(next(iter(line.values())).id)}"
+            for name, line in ((other, cells), (first, base))
+        )
+        found.append(compare(a, b, split, paired, samples))
     return corrected(found)
 
 
-def _by_kind(results: Results) -> dict[tuple[Any, ...], dict[int, Cell]]:
-    """A variant's cells by kind and seed; without those that every variant has alike."""
-    found: dict[tuple[Any, ...], dict[int, Cell]] = {}
-    for cell in results.cells:
-        raw = cell.method == "in_context" and "-raw-" in cell.id
-        if cell.failed is None and cell.control is None and not raw and cell.method != "zero_shot":
-            kind = (cell.method, cell.student, cell.head, cell.tuning, cell.labelled)
-            found.setdefault(kind, {})[cell.seed] = cell
+def _by_place(recipe: Recipe, results: Results) -> dict[Place, dict[int, Cell]]:
+    """A variant's finished cells by place and seed."""
+    finished = {cell.id: cell for cell in results.cells if cell.failed is None}
+    found: dict[Place, dict[int, Cell]] = {}
+    for spec in planned_cells(recipe):
+        setting = spec.setting
+        left_out = spec.method == "zero_shot" or spec.variant == "raw" or setting.control is not None
+        if spec.id in finished and not left_out:
+            student = recipe.students.index(spec.student) if spec.student else -1
+            place = (spec.method, student, recipe.budgets.index(setting.budget))
+            found.setdefault(place, {})[setting.seed] = finished[spec.id]
     return found
-
-
-def _splits(cells: dict[int, Cell], base: dict[int, Cell], seeds: Sequence[int]) -> list[str]:
-    if not seeds:
-        return []
-    return [name for name in cells[seeds[0]].splits if name in base[seeds[0]].splits]
 
 
 def _answers(folder: Path, cell: Cell) -> CellAnswers:

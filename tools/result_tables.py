@@ -39,7 +39,7 @@ def claims(name: str) -> str:
 
 
 def sweep(name: str) -> str:
-    """A line for each variant and number of labels: what was asked, and what students learned of it."""
+    """A row for each variant, a column for its teacher and each kind of student and number of labels."""
     record = json.loads((ROOT / "results/sweeps" / f"{name}.json").read_text(encoding="utf-8"))
     shown = [_shown(variant["lines"]) for variant in record["variants"]]
     kinds = list(dict.fromkeys(kind for lines in shown for kind in lines))
@@ -78,7 +78,7 @@ def _accuracies(line: dict[str, Any] | None) -> str:
 
 
 def planned(name: str) -> str:
-    """Peak memory and time of each kind of work: planned, taken (the median over seeds), and their ratio."""
+    """Peak memory of each kind of work: planned, measured (the median over seeds), and their ratio."""
     plan = json.loads((ROOT / name / "plan.json").read_text(encoding="utf-8"))
     cells = {cell.id: cell for cell in read_results(ROOT / name).cells if cell.failed is None}
     rows = []

@@ -201,8 +201,8 @@ class Teacher(Section):
 
     With ``select``, pattern, scoring and calibration are chosen on the labelled examples alone, by
     leaving out one example of each label at a time. ``store`` is a folder where its scores are kept for
-    several runs, also at once, none of which then asks what another has asked; null is the run folder's own. What
-    asking took is known of labelled queries; of a cell that only asks, time and memory are what it took itself.
+    several runs, also at once, none of which then asks what another has asked; null is the run folder's own.
+    Times are kept with the scores; the peak memory of a cell that finds its scores there is that of reading them.
     """
 
     model: str = "bundled:smollm2-135m"

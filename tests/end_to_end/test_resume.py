@@ -279,3 +279,11 @@ def test_runs_with_one_store_ask_once(recipe: Recipe, undisturbed: Path, tmp_pat
 
     run(first.model_copy(update={"students": [other]}), tmp_path / "second")
     assert {path.name for path in store.glob("part-*.parquet")} == asked
+    took = [
+        {cell["id"]: cell["evaluate_seconds"] for cell in results["cells"] if cell["method"] == "in_context"}
+        for results in (
+            json.loads((tmp_path / name / "results.json").read_text()) for name in ("first", "second")
+        )
+    ]
+    assert took[0] == pytest.approx(took[1])
+    assert all(seconds > 0 for seconds in took[0].values())

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 import json
 import runpy
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from experiment_modules import ROOT, load
 
 from stillshot.errors import RecipeError, RunFolderError
 from stillshot.report.folder import read_results
 
-ROOT = Path(__file__).parents[2]
 WORDS = {"good": "a bright and warm film", "bad": "a dull and cold film"}
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 sweeps, publishing = load("sweeps"), load("publish")
@@ -100,6 +88,19 @@ def test_variants_are_compared_with_the_first(swept: tuple[Path, dict[str, Any]]
     assert compared["difference"] == pytest.approx(means["3"] - means["1"])
 
 
+def test_students_in_one_place_are_compared_whatever_they_are(sweep_file: Path, tmp_path: Path) -> None:
+    alone = sweeps.Sweep.read(sweep_file)
+    changed = {"full": (), "bitfit, 6 labels": ("students.0.tuning=bitfit", "budgets.0.labelled=6")}
+    record = sweeps.run_sweep(
+        dataclasses.replace(alone, name="place", variants=changed), tmp_path, lambda *_: None
+    )
+    distilled = [one for one in record["comparisons"] if "context_distillation" in one["a"]]
+    (compared,) = distilled
+    assert compared["a"] == "bitfit, 6 labels: context_distillation-tiny-bert-label-bitfit-n6x2x2"
+    assert compared["b"] == "full: context_distillation-tiny-bert-label-full-n4x2x2"
+    assert compared["seeds"] == 2
+
+
 def test_the_teacher_is_asked_once_for_all_variants(
     swept: tuple[Path, dict[str, Any]], sweep_file: Path, tmp_path: Path
 ) -> None:
@@ -108,7 +109,7 @@ def test_the_teacher_is_asked_once_for_all_variants(
     assert shards
     assert not list(folder.glob("temperature/*/softlabels/part-*.parquet"))
     alone = sweeps.Sweep.read(sweep_file)
-    first = type(alone)(alone.name, alone.question, alone.recipe, alone.common, {"1": ()})
+    first = dataclasses.replace(alone, variants={"1": ()})
     sweeps.run_sweep(first, tmp_path, lambda *_: None)
     assert len(list((tmp_path / "scores").glob("part-*.parquet"))) == len(shards)
     assert sweeps.run_sweep(alone, folder, lambda *_: None) == record  # found, not done again
@@ -163,6 +164,9 @@ def test_published_runs_keep_their_records_alone(swept: tuple[Path, dict[str, An
     assert not list(target.rglob("*.jsonl"))
     with pytest.raises(RunFolderError):
         publishing.publish(tmp_path / "nothing", target)
+    with pytest.raises(RunFolderError, match="is what was published"):
+        publishing.publish(target, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
     assert read_results(target) == read_results(run)
 
 

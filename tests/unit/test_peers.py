@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import random
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from experiment_modules import load
 
 from stillshot import pipeline
 from stillshot.config import Recipe
@@ -27,19 +26,8 @@ from stillshot.report import markdown_table, write_report
 from stillshot.report.folder import read_peers, read_results
 from stillshot.report.tables import comparison_table, failures_table, peer_differences_table
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 WORDS = {"good": ["bright", "warm", "fine", "lovely"], "bad": ["dull", "cold", "poor", "grim"]}
 SKLEARN_PEERS = ("tfidf", "tfidf_self_training")
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 peers = load("peers")

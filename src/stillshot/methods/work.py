@@ -233,7 +233,7 @@ def _evaluate_teacher(
         parameters=parameters,
         model_bytes=_model_bytes(teacher.model),
         peak_memory_bytes=usage.peak_memory_bytes,
-        evaluate_seconds=usage.seconds,
+        evaluate_seconds=interview.seconds,  # also of scores that were stored before
         query_tokens=interview.query_tokens,
         latency_ms=_teacher_latency(interview, asking, contexts, materials, recipe),
     )

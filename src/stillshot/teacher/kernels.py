@@ -166,7 +166,7 @@ def _merge_by_products(
         of = slice(group, group + some)
         part = (of, slice(token, token + step))
         lse = own_lse[part].flatten(1, 2)
-        shape = (*query[part].shape[:-1], head)
+        shape = query[part].shape
         rows = row_buffer[: lse.numel() * (head + 1)].view(*lse.shape, head + 1)
         rows[..., :head].view(shape).copy_(query[part])
         rows[..., head] = 0  # beside the zeros below the sample; what was there may be no number
