@@ -39,13 +39,13 @@ check: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Everything that the docs quote of speed and memory, into benchmarks/records/; about an hour on two cores.
+# Everything that the docs quote of speed and memory, into benchmarks/records/; half an hour to an hour on two cores.
 bench: setup peers
 	$(BIN)/python benchmarks/kernels.py --keep
 	$(BIN)/python benchmarks/teacher.py --keep
 	$(BIN)/python benchmarks/training.py --keep
 
-# The main ratios alone, each script ending with one line of JSON; ten minutes.
+# The main ratios alone, each script ending with one line of JSON; five to ten minutes.
 bench-quick: setup peers
 	$(BIN)/python benchmarks/teacher.py --quick --json
 	$(BIN)/python benchmarks/training.py --quick --json

@@ -172,13 +172,15 @@ def agreement() -> str:
     """Differences of scores in bfloat16."""
     keys = (
         "in_full_between_batch_sizes",
+        "repeated_from_in_full",
         "shared_from_in_full",
         "in_full_from_float32",
+        "repeated_from_float32",
         "shared_from_float32",
         "spread_of_scores",
     )
     return table(
-        "model | in full, between batch sizes | shared from in full | in full from float32 | shared from float32 | spread of scores",
+        "model | in full, between batch sizes | repeated cache from in full | shared from in full | in full from float32 | repeated cache from float32 | shared from float32 | spread of scores",
         [
             [f"`{row['model']}`", *(f"{row[key]:.4f}" for key in keys)]
             for row in record("teacher")["tables"]["agreement"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-# Up to this length the processor's flash kernel takes 1.5 to 8 times as long as plain products
+# Up to this length the processor's flash kernel takes 2 to 9 times as long as plain products
 # (benchmarks/kernels.py), and the scores of all heads are small beside the other activations.
 _SHORT = 128
 
