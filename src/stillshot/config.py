@@ -137,7 +137,8 @@ class Data(Section):
     A reference is a split of the recipe's task (``train``), a split of another task (``imdb:test``),
     or a file (``my/data.csv``). ``root`` is a folder with local copies of public data; without it the
     environment variable ``STILLSHOT_DATA``, then the Hub, are used. ``max_words`` cuts every text after
-    so many words, for teacher and student alike. ``max_evaluation`` evaluates a seeded, stratified part.
+    so many words, for teacher and student alike. ``max_evaluation`` evaluates a seeded, stratified part of
+    every evaluation set, or of those that it names.
     """
 
     root: Path | None = None
@@ -146,7 +147,7 @@ class Data(Section):
     num_unlabelled: PositiveInt = 512
     in_domain: dict[str, str] = Field(default_factory=dict)
     out_of_domain: dict[str, str] = Field(default_factory=dict)
-    max_evaluation: PositiveInt | None = None
+    max_evaluation: PositiveInt | dict[str, PositiveInt] | None = None
     max_words: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -157,7 +158,15 @@ class Data(Section):
         for name in (*self.in_domain, *self.out_of_domain):
             if not name or name.startswith(".") or set(name) & set("/\\\0"):
                 raise ValueError(f"an evaluation set's name names a file and cannot be {name!r}")
+        limits = self.max_evaluation if isinstance(self.max_evaluation, dict) else {}
+        if unknown := sorted(set(limits) - {*self.in_domain, *self.out_of_domain}):
+            raise ValueError(f"max_evaluation names {unknown[0]!r}, which is no evaluation set")
         return self
+
+    def evaluation_limit(self, name: str) -> int | None:
+        """The most items of an evaluation set that are evaluated; null is all."""
+        limit = self.max_evaluation
+        return limit.get(name) if isinstance(limit, dict) else limit
 
 
 class Budget(Section):

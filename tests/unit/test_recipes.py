@@ -42,6 +42,7 @@ def refused(**changes: Any) -> str:
         ({"seeds": [0, 1, 0]}, ["seeds: given twice: 0"]),
         ({"budgets": [{"labelled": 4, "num_shots": 8}]}, ["num_shots 8 is more than the 4 labelled examples"]),
         ({"data": {"in_domain": {"a": "x"}, "out_of_domain": {"a": "y"}}}, ["evaluation sets named twice: ['a']"]),
+        ({"data": {"in_domain": {"a": "x"}, "max_evaluation": {"b": 2}}}, ["max_evaluation names 'b'", "no evaluation set"]),
         ({"name": None}, ["name: "]),
         ({"teacher": "bundled:smollm2-135m"}, ["teacher: "]),
     ],

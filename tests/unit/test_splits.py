@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillshot.config import TaskDefinition
+from stillshot.config import Recipe, TaskDefinition
 from stillshot.data.splits import (
     check_leakage,
     draw_evaluation,
@@ -18,6 +18,7 @@ from stillshot.data.splits import (
     label_projection,
 )
 from stillshot.errors import DataError
+from stillshot.methods.materials import Materials
 from stillshot.tasks import load_task
 from stillshot.types import Example
 
@@ -220,3 +221,24 @@ def test_leakage_says_which_parts_how_many_and_where() -> None:
 
 def test_no_leakage() -> None:
     check_leakage({"labelled": [example("a"), example("a")], "test": iter([example("b")])})
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"),
+    [
+        (None, {"pairs": 226, "hans": 600}),
+        (6, {"pairs": 6, "hans": 6}),
+        ({"hans": 5}, {"pairs": 226, "hans": 5}),
+    ],
+    ids=["none", "for all", "for one"],
+)
+def test_a_limit_is_for_all_evaluation_sets_or_for_those_it_names(
+    limit: int | dict[str, int] | None, sizes: dict[str, int]
+) -> None:
+    data = {
+        "in_domain": {"pairs": "nli-sample:test"},
+        "out_of_domain": {"hans": "hans-style:test"},
+        "max_evaluation": limit,
+    }
+    materials = Materials(Recipe.model_validate({"name": "r", "task": "nli-sample", "data": data}))
+    assert {one.name: len(one.examples) for one in materials.evaluation_sets} == sizes

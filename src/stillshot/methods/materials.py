@@ -134,7 +134,7 @@ class Materials:
                     EvaluationSet(
                         name,
                         task,
-                        draw_evaluation(examples, data.max_evaluation),
+                        draw_evaluation(examples, data.evaluation_limit(name)),
                         tuple(label_projection(self.task.labels, task)),
                         in_domain,
                     )
