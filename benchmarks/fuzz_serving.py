@@ -142,18 +142,17 @@ KINDS: list[Callable[[random.Random], Request]] = [
 RARE: list[Callable[[random.Random], Request]] = [many_inputs, large]
 
 
-def send(host: str, port: int, content: bytes, seconds: float = 30.0) -> int:
-    """The status of the response, 0 where there is none. The sender closes its half and reads to the end."""
+def send(host: str, port: int, content: bytes, seconds: float) -> int:
+    """The status of the response, 0 where there is none within some seconds."""
     with socket.create_connection((host, port), seconds) as connection:
         received = b""
         try:
             connection.sendall(content)
-            connection.shutdown(socket.SHUT_WR)
             while len(received) < 4096 and (part := connection.recv(4096)):
                 received += part
                 if b"\r\n" in received:
                     break
-        except (ConnectionError, BrokenPipeError):
+        except (ConnectionError, TimeoutError):
             pass
     status = received.split(b" ", 2)[1:2]
     return int(status[0]) if status and status[0].isdigit() else 0
@@ -167,7 +166,8 @@ def fuzz(host: str, port: int, count: int, seed: int) -> tuple[Counter[tuple[str
     for number in range(count):
         kind = valid if number % 50 == 0 else rng.choice(RARE if number % 40 == 1 else KINDS)
         name, content = kind(rng)
-        status = send(host, port, content)
+        # The server waits for the rest of a request that is cut off; the sender does not.
+        status = send(host, port, content, 0.2 if name == _MALFORMED else 30.0)
         found[name, status] += 1
         lost = status == 0 and name != _MALFORMED
         if status >= 500 or lost or (name == "valid" and status != 200):
