@@ -81,6 +81,7 @@ class Batcher:
     def __init__(self, model: Model, executor: Executor, limits: Limits, observe: Observe) -> None:
         self._model, self._executor, self._limits, self._observe = model, executor, limits, observe
         self._waiting: deque[_Piece] = deque()
+        self._asked: list[_Piece] = []  # the batch that is with the model
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -99,7 +100,7 @@ class Batcher:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        for piece in self._waiting:
+        for piece in (*self._asked, *self._waiting):
             _fail(piece, Refusal(503, "Unhealthy", "The server is stopping."))
 
     def check_room(self, rows: int) -> None:
@@ -142,7 +143,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             await self._gathered()
-            batch = self._taken()
+            batch = self._asked = self._taken()
             if not batch:
                 continue
             started = time.monotonic()
@@ -152,7 +153,8 @@ class Batcher:
                 )
             except Exception:
                 logger.exception("A batch of %d requests failed.", len(batch))
-                outcomes = [Refusal(424, "Backend", "The model failed on this batch; the log says why.")] * len(batch)
+                said = "The model failed on this batch; the log says why."
+                outcomes = [Refusal(424, "Backend", said) for _ in batch]
             seconds = time.monotonic() - started
             told = [outcome for outcome in outcomes if isinstance(outcome, tuple)]
             self._observe(sum(len(rows) for rows, _ in told), sum(tokens for _, tokens in told), seconds)
@@ -175,7 +177,7 @@ class Batcher:
                     await self._arrived.wait()
 
     def _taken(self) -> list[_Piece]:
-        """The next pieces, of as many rows as a batch has; the first in any case."""
+        """The next pieces, of as many rows as a batch has; the first in any case. None, if all were given up."""
         batch: list[_Piece] = []
         rows = 0
         while self._waiting and (not batch or rows + len(self._waiting[0].examples) <= self._limits.batch_rows):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import mimetypes
 from importlib import resources
+from pathlib import PurePath
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -12,6 +12,8 @@ from stillshot.deploy.serving.refusals import Refusal
 from stillshot.deploy.serving.service import Service
 
 _PAGE = "index.html"
+# Not looked up: what a system has registered may differ, and browsers run no script of another type.
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _COMMON = {"referrer-policy": "no-referrer", "cache-control": "no-cache"}
 # Nothing but the server's own files, and no page may frame it.
 _PAGE_POLICY = (
@@ -29,7 +31,7 @@ def page_routes(service: Service) -> APIRouter:
     """``/``, ``/assets/FILE`` and ``/report/MODEL``."""
     router = APIRouter(include_in_schema=False)
     folder = resources.files("stillshot.deploy.serving").joinpath("playground")
-    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    files = {file.name: file.read_bytes() for file in folder.iterdir() if PurePath(file.name).suffix in _TYPES}
 
     @router.get("/")
     async def page() -> Response:
@@ -57,6 +59,5 @@ def page_routes(service: Service) -> APIRouter:
 
 
 def _file(name: str, content: bytes) -> Response:
-    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
     headers = {**_COMMON, "content-security-policy": _PAGE_POLICY}
-    return Response(content, media_type=media_type, headers=headers)
+    return Response(content, media_type=_TYPES[PurePath(name).suffix], headers=headers)
