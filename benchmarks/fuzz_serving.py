@@ -34,7 +34,9 @@ Request = tuple[str, bytes]
 
 def post(body: bytes, path: str = "/predict", headers: str = "content-type: application/json") -> bytes:
     """The bytes of a request with a body."""
-    return f"POST {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"POST {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    )
 
 
 def valid(_: random.Random) -> Request:
@@ -71,7 +73,21 @@ def numbers(rng: random.Random) -> Request:
 
 
 def wrong_types(rng: random.Random) -> Request:
-    values = [None, True, 7, 1.5, {}, [], [[]], [[[]]], [None], ["a", 1], [["a"], "b"], [["a", "b", "c"]], {"text": "a"}]
+    values = [
+        None,
+        True,
+        7,
+        1.5,
+        {},
+        [],
+        [[]],
+        [[[]]],
+        [None],
+        ["a", 1],
+        [["a"], "b"],
+        [["a", "b", "c"]],
+        {"text": "a"},
+    ]
     body = {rng.choice(["inputs", "input", "model", "raw_scores", "use_activation"]): rng.choice(values)}
     if rng.random() < 0.5:
         body = {"inputs": "x", "input": "x"} | body
@@ -90,7 +106,9 @@ def odd_texts(rng: random.Random) -> Request:
 
 def many_inputs(rng: random.Random) -> Request:
     count = rng.choice([257, 5000, 100_000])
-    return "many inputs", post(b'{"inputs": [' + b",".join([rng.choice([b'["a"]', b"[1]", b"[]"])] * count) + b"]}")
+    return "many inputs", post(
+        b'{"inputs": [' + b",".join([rng.choice([b'["a"]', b"[1]", b"[]"])] * count) + b"]}"
+    )
 
 
 def large(rng: random.Random) -> Request:
@@ -100,7 +118,9 @@ def large(rng: random.Random) -> Request:
 
 def other_headers(rng: random.Random) -> Request:
     kind = rng.choice(["text/plain", "application/xml", "", "application/json; charset=utf-16", "\xe9"])
-    extra = rng.choice(["", "\r\nauthorization: Bearer x", "\r\ncookie: a=b; =; ;;", "\r\ncontent-encoding: gzip"])
+    extra = rng.choice(
+        ["", "\r\nauthorization: Bearer x", "\r\ncookie: a=b; =; ;;", "\r\ncontent-encoding: gzip"]
+    )
     return "other headers", post(VALID, headers=f"content-type: {kind}{extra}")
 
 
@@ -182,7 +202,9 @@ def save_tiny_student(folder: Path) -> None:
 
 def main() -> int:
     """Parse arguments, send, tell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

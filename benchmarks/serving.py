@@ -106,7 +106,13 @@ async def flood(server: ServerProcess, load: Load) -> dict[str, Any]:
     statuses = await asyncio.gather(*(one() for _ in range(FLOOD_REQUESTS)))
     after, _ = await Client(server.host, server.port).post("/predict", {"inputs": load.inputs[0]})
     counts = {str(status): statuses.count(status) for status in sorted(set(statuses))}
-    return {"requests": FLOOD_REQUESTS, "inputs": FLOOD_INPUTS, "queue": FLOOD_QUEUE, "statuses": counts, "after": after}
+    return {
+        "requests": FLOOD_REQUESTS,
+        "inputs": FLOOD_INPUTS,
+        "queue": FLOOD_QUEUE,
+        "statuses": counts,
+        "after": after,
+    }
 
 
 async def stopped(server: ServerProcess, load: Load, seconds: float) -> dict[str, Any]:
@@ -163,7 +169,8 @@ def measure(folder: Path, load: Load, quick: bool) -> tuple[dict[str, float], di
     wrong = sum(outcome.wrong for outcome in (*singles, together, unbatched))
     figures = {
         "throughput_over_single": rates["batched"]["requests_per_s"] / rates["single"]["requests_per_s"],
-        "throughput_over_unbatched": rates["batched"]["requests_per_s"] / rates["unbatched"]["requests_per_s"],
+        "throughput_over_unbatched": rates["batched"]["requests_per_s"]
+        / rates["unbatched"]["requests_per_s"],
         "p99_ms": rates["batched"]["p99_ms"],
         "wrong_answers": wrong + end["wrong"],
         "lost_at_stop": end["lost"],
@@ -181,7 +188,9 @@ def measure(folder: Path, load: Load, quick: bool) -> tuple[dict[str, float], di
 
 def main() -> None:
     """Parse arguments, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="seconds of load instead of a minute")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/records/serving.json")

@@ -27,7 +27,11 @@ class ServerProcess:
     def __init__(self, *arguments: str | Path, start_seconds: float = 120.0) -> None:
         command = [sys.executable, "-m", "stillshot.cli.main", "serve", "--port", "0", *map(str, arguments)]
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ | {"COLUMNS": "200"}
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"COLUMNS": "200"},
         )
         self.lines: list[str] = []
         self._ready = threading.Event()

@@ -40,7 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A student in a run with its teacher and a report."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
     name = label_and_train(run)
-    (run / "report.html").write_text("<!DOCTYPE html><title>The report</title><h1>The report</h1>", encoding="utf-8")
+    (run / "report.html").write_text(
+        "<!DOCTYPE html><title>The report</title><h1>The report</h1>", encoding="utf-8"
+    )
     with ServerProcess(run / "students" / name, "--teacher") as running:
         yield running
 
@@ -66,7 +68,10 @@ def open_page(browser: Any) -> Iterator[Open]:
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if _is_fault(message) else None)
-        page.on("request", lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else faults.append(asked.url))
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else faults.append(asked.url),
+        )
         page.goto(url)
         return page
 
@@ -77,7 +82,9 @@ def open_page(browser: Any) -> Iterator[Open]:
 
 
 def _is_fault(message: Any) -> bool:
-    return message.type == "error" and "Failed to load resource" not in message.text  # refusals are tested as such
+    return (
+        message.type == "error" and "Failed to load resource" not in message.text
+    )  # refusals are tested as such
 
 
 def take_picture(page: Any, name: str, config: pytest.Config) -> None:
@@ -112,7 +119,9 @@ def test_student_and_teacher_side_by_side(
         assert list(shares(panel)) == ["negative", "positive"]
         assert sum(shares(panel).values()) == pytest.approx(100, abs=0.2)
         assert " tokens · " in panel.inner_text()
-    answer = page.request.post(f"{server.url}/predict", data={"inputs": "a bright film, warm and fine"}).json()
+    answer = page.request.post(
+        f"{server.url}/predict", data={"inputs": "a bright film, warm and fine"}
+    ).json()
     assert shares(student)[answer[0]["label"]] == pytest.approx(100 * answer[0]["score"], abs=0.06)
     assert "with its context" in teacher.inner_text()
     assert "random:tiny-llama" in teacher.inner_text()
@@ -138,7 +147,14 @@ def labelled(page: Any, file: Path) -> tuple[str, str]:
 
 def test_a_csv_comes_back_labelled(server: ServerProcess, open_page: Open, tmp_path: Path) -> None:
     file = tmp_path / "reviews.csv"
-    texts = ['He said "well, no", 🎬', "two\nlines", "שלום; fine", " spaces ", "=1+1", *(f"film {i}" for i in range(70))]
+    texts = [
+        'He said "well, no", 🎬',
+        "two\nlines",
+        "שלום; fine",
+        " spaces ",
+        "=1+1",
+        *(f"film {i}" for i in range(70)),
+    ]
     with file.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(["id", "text"])
@@ -158,7 +174,9 @@ def test_a_csv_comes_back_labelled(server: ServerProcess, open_page: Open, tmp_p
 
 def test_jsonl_comes_back_with_all_it_had(server: ServerProcess, open_page: Open, tmp_path: Path) -> None:
     file = tmp_path / "queries.jsonl"
-    file.write_text('{"text": "a film", "id": 12345678901234567890}\n\n{"text": "b", "prediction": 0}\n', "utf-8")
+    file.write_text(
+        '{"text": "a film", "id": 12345678901234567890}\n\n{"text": "b", "prediction": 0}\n', "utf-8"
+    )
     name, content = labelled(open_page(server.url), file)
     first, second = map(json.loads, content.splitlines())
     assert name == "queries-labelled.jsonl"
@@ -184,7 +202,11 @@ def test_pasted_text_with_semicolons(server: ServerProcess, open_page: Open) -> 
     [
         ("a.csv", b"", "There is no text in it."),
         ("a.csv", b"text\n", "There are no rows below line 1"),
-        ("a.csv", b"id,review\n1,x\n", "Line 1 must name the columns, and “text” is none of them: “id”, “review”."),
+        (
+            "a.csv",
+            b"id,review\n1,x\n",
+            "Line 1 must name the columns, and “text” is none of them: “id”, “review”.",
+        ),
         ("a.csv", b'id,text\n1,"x\ny"\n2,"open\n3,z\n', "Line 4: a quote is opened and never closed."),
         ("a.csv", b"id,text\n1,x\n2,y,z\n", "Line 3 has 3 cells, but line 1 names 2 columns."),
         ("a.csv", b'id,text\n1,"x" y\n', "Line 2: there is text behind a closing quote."),
@@ -194,7 +216,11 @@ def test_pasted_text_with_semicolons(server: ServerProcess, open_page: Open) -> 
         ("a.jsonl", b'{"text": "x"}\n["y"]\n', "Line 2 is not an object."),
         ("a.jsonl", b'{"text": "x"}\n\n{"text": 3}\n', "Line 3 lacks the text “text”."),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "Line 1 holds half a character."),
-        ("a.csv", b"text\nx\n" + b"y" * 2_000_100 + b"\nz\n", "Line 3: The body is larger than 2,000,000 bytes."),
+        (
+            "a.csv",
+            b"text\nx\n" + b"y" * 2_000_100 + b"\nz\n",
+            "Line 3: The body is larger than 2,000,000 bytes.",
+        ),
     ],
 )
 def test_a_bad_file_is_told_of_with_its_line(
@@ -216,7 +242,9 @@ def test_the_keyboard_reaches_everything_in_order(server: ServerProcess, open_pa
     reached = []
     for _ in range(7):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName.toLowerCase()"))
+        reached.append(
+            page.evaluate("document.activeElement.id || document.activeElement.tagName.toLowerCase()")
+        )
     assert reached == ["report", "field-0", "answer", "file", "summary", "start", "pre"]
     unnamed = page.evaluate(
         "[...document.querySelectorAll('input, textarea, select')].filter((e) => !e.labels.length).length"
@@ -226,10 +254,14 @@ def test_the_keyboard_reaches_everything_in_order(server: ServerProcess, open_pa
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone(server: ServerProcess, open_page: Open, pytestconfig: pytest.Config, scheme: str) -> None:
-    page = open_page(server.url, viewport={"width": 360, "height": 740}, color_scheme=scheme, device_scale_factor=2)
+    page = open_page(
+        server.url, viewport={"width": 360, "height": 740}, color_scheme=scheme, device_scale_factor=2
+    )
     asked(page, "a grim film " + "andaverylongwordwithoutanyspace" * 4)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
+    ink, paper = (
+        page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor")
+    )
     assert (_light(ink) > _light(paper)) == (scheme == "dark")
     take_picture(page, f"phone-{scheme}", pytestconfig)
 

@@ -70,15 +70,22 @@ def test_the_description_is_true(server: ServerProcess) -> None:
 
 
 def test_slow_senders_are_cut_off(tiny: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", SLOW_SENDERS, str(tiny)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_SENDERS, str(tiny)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         answers = [
             _answer_to(port, b""),
             _answer_to(port, b"POST /predict HTTP/1.1\r\nho"),
-            _answer_to(port, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /hea"),  # the second head is late
-            _answer_to(port, b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"),
+            _answer_to(
+                port, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /hea"
+            ),  # the second head is late
+            _answer_to(
+                port,
+                b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{",
+            ),
         ]
     finally:
         process.terminate()

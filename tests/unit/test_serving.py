@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 import httpx
 import numpy as np
 import pytest
-from cli_calls import refused
+from cli_calls import call, refused
 from doubles import PAIRS, SENTIMENT
 from serving_doubles import UNREADABLE, StubPredictor, chance, label_and_train, save_tiny, served
 
@@ -199,7 +199,9 @@ async def test_what_is_refused(body: bytes, status: int, said: str) -> None:
 async def test_what_is_at_no_endpoint_or_is_not_json() -> None:
     async with served(StubPredictor()) as client:
         nowhere, wrong_method = await client.get("/nowhere"), await client.get("/predict")
-        plain = await client.post("/predict", content=b'{"inputs": "x"}', headers={"content-type": "text/plain"})
+        plain = await client.post(
+            "/predict", content=b'{"inputs": "x"}', headers={"content-type": "text/plain"}
+        )
         no_teacher = await client.post("/teacher", json={"inputs": "x"})
     assert nowhere.json() == {"error": "Not Found.", "error_type": "NotFound"}
     assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
@@ -247,9 +249,17 @@ async def test_a_full_queue_is_told_of_and_empties_again() -> None:
         stub.gate.set()
         answers = await asyncio.gather(first, second, room)
         again = await client.post("/predict", json={"inputs": [["f"], ["g"]]})
-    assert (full.status_code, full.headers["retry-after"], full.json()["error_type"]) == (429, "1", "Overloaded")
+    assert (full.status_code, full.headers["retry-after"], full.json()["error_type"]) == (
+        429,
+        "1",
+        "Overloaded",
+    )
     assert [a.status_code for a in (*answers, again)] == [200] * 4
-    assert [labels_of(row)["negative"] for row in answers[1].json()] == [chance("c"), chance("d"), chance("e")]
+    assert [labels_of(row)["negative"] for row in answers[1].json()] == [
+        chance("c"),
+        chance("d"),
+        chance("e"),
+    ]
 
 
 def _waiting(client: httpx.AsyncClient) -> int:
@@ -382,10 +392,14 @@ async def test_the_token_opens_all_and_health_and_page_are_open(tmp_path: Path) 
 
 @in_loop
 async def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
-    async with served(StubPredictor(), s=ServedStudent("s", StubPredictor(), tmp_path / "none.html")) as client:
+    async with served(
+        StubPredictor(), s=ServedStudent("s", StubPredictor(), tmp_path / "none.html")
+    ) as client:
         page = await client.get("/")
         style = await client.get("/assets/playground.css")
-        missing = [(await client.get(path)).status_code for path in ("/assets/none.js", "/report/none", "/report/s")]
+        missing = [
+            (await client.get(path)).status_code for path in ("/assets/none.js", "/report/none", "/report/s")
+        ]
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -403,7 +417,9 @@ def test_the_teacher_gives_the_soft_labels_of_its_run(run_student: Path) -> None
     run = run_student.parents[1]
     (stored,) = (run / "softlabels").glob("*.json")
     labels = json.loads(stored.read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (run.parent / "tiny-data/queries.jsonl").read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (run.parent / "tiny-data/queries.jsonl").read_text("utf-8").splitlines()
+    ]
     queries = {example.key: example for row in rows if (example := Example({"text": row["text"]}))}
     teacher = RunTeacher.of(run_student, {})
     asked = [queries[key] for key in labels["queries"]]
@@ -456,9 +472,13 @@ def test_two_students_of_one_name(tiny: Path, tmp_path: Path) -> None:
         load_students([tiny, other], with_teachers=False)
 
 
-def test_the_command_refuses_what_cannot_be(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_refuses_what_cannot_be(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "holds no student itself" in refused("serve", str(tmp_path))
     assert "The token is empty or has spaces." in refused("serve", str(tiny), "--token", " ")
-    assert "lies in no run" in refused("serve", str(tiny), "--teacher", "--port", "0")
+    result = call("serve", str(tiny), "--teacher", "--port", "0")  # progress is on stderr before
+    assert result.exit_code == 2
+    assert "lies in no run" in result.stderr
     monkeypatch.setattr("stillshot.cli.serve.NEEDED", ("fastapi", "no_such_module"))
     assert "pip install 'stillshot[serve]'" in refused("serve", str(tiny))

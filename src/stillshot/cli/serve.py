@@ -45,10 +45,12 @@ def serve(
         typer.Option("--teacher", help="Also serve the teachers, with the contexts of the students' runs."),
     ] = False,
     queue: Annotated[
-        int, typer.Option("--queue", min=1, metavar="N", help="Inputs that may wait for one student; then 429.")
+        int,
+        typer.Option("--queue", min=1, metavar="N", help="Inputs that may wait for one student; then 429."),
     ] = LIMITS.queue_rows,
     batch: Annotated[
-        int, typer.Option("--batch", min=1, metavar="N", help="Inputs of one forward pass; 1 for no batching.")
+        int,
+        typer.Option("--batch", min=1, metavar="N", help="Inputs of one forward pass; 1 for no batching."),
     ] = LIMITS.batch_rows,
     timeout: Annotated[
         float,

@@ -45,7 +45,9 @@ def create_app(
             yield
 
     # FastAPI's own pages of documentation load scripts from elsewhere.
-    app = FastAPI(title="Stillshot", version=version("stillshot"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Stillshot", version=version("stillshot"), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     counts = {len(student.task.fields) for student in students}
     forms = predict_request(counts, service.limits.inputs), classify_request(counts, service.limits.inputs)
     app.include_router(answering_routes(service, *forms))

@@ -180,7 +180,9 @@ class Batcher:
         """The next pieces, of as many rows as a batch has; the first in any case. None, if all were given up."""
         batch: list[_Piece] = []
         rows = 0
-        while self._waiting and (not batch or rows + len(self._waiting[0].examples) <= self._limits.batch_rows):
+        while self._waiting and (
+            not batch or rows + len(self._waiting[0].examples) <= self._limits.batch_rows
+        ):
             batch.append(self._waiting.popleft())
             rows += len(batch[-1].examples)
         return batch
@@ -190,7 +192,12 @@ class Batcher:
     ) -> list[tuple[NDArray[np.float64], int] | Refusal]:
         """Probabilities and tokens of each piece, or why it has none. Runs in the executor."""
         counted = [self._counted(examples) for examples in pieces]
-        rows = [e for piece, counts in zip(pieces, counted, strict=True) if isinstance(counts, list) for e in piece]
+        rows = [
+            e
+            for piece, counts in zip(pieces, counted, strict=True)
+            if isinstance(counts, list)
+            for e in piece
+        ]
         lengths = [n for counts in counted if isinstance(counts, list) for n in counts]
         found: dict[int, NDArray[np.float64]] = {}
         for positions in token_batches(lengths, self._limits.batch_tokens):

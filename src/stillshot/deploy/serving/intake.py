@@ -127,8 +127,10 @@ def _refused(error: ValidationError, form: type[BaseModel], limits: Limits) -> R
     if not first["loc"]:
         return Refusal(422, "Validation", "The body must be a JSON object.")
     name = str(first["loc"][0])
-    if any(p["type"] == "too_long" and p["ctx"]["max_length"] == limits.inputs for p in problems):
-        return Refusal(413, "Validation", f"`{name}` has more than {limits.inputs} inputs. Send them in parts.")
+    if any(p["type"] == "too_long" and p.get("ctx", {}).get("max_length") == limits.inputs for p in problems):
+        return Refusal(
+            413, "Validation", f"`{name}` has more than {limits.inputs} inputs. Send them in parts."
+        )
     if first["type"] == "missing":
         return Refusal(422, "Validation", f"The body lacks `{name}`.")
     described = form.model_fields[name].description

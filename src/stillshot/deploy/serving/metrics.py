@@ -21,7 +21,10 @@ class Metrics:
         registry = CollectorRegistry()
         self._registry = registry
         self._requests = Counter(
-            "stillshot_requests", "Requests by endpoint and status.", ["endpoint", "status"], registry=registry
+            "stillshot_requests",
+            "Requests by endpoint and status.",
+            ["endpoint", "status"],
+            registry=registry,
         )
         self._request_seconds = Histogram(
             "stillshot_request_seconds",

@@ -31,7 +31,9 @@ def page_routes(service: Service) -> APIRouter:
     """``/``, ``/assets/FILE`` and ``/report/MODEL``."""
     router = APIRouter(include_in_schema=False)
     folder = resources.files("stillshot.deploy.serving").joinpath("playground")
-    files = {file.name: file.read_bytes() for file in folder.iterdir() if PurePath(file.name).suffix in _TYPES}
+    files = {
+        file.name: file.read_bytes() for file in folder.iterdir() if PurePath(file.name).suffix in _TYPES
+    }
 
     @router.get("/")
     async def page() -> Response:

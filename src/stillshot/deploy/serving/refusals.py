@@ -21,10 +21,12 @@ Kind = Literal[
 CLOSE = {"connection": "close"}
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
     """A request is not answered; ``message`` says why and what to do."""
 
-    def __init__(self, status: int, kind: Kind, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, kind: Kind, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status, self.kind, self.message, self.headers = status, kind, message, dict(headers or {})
 

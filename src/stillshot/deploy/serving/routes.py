@@ -16,8 +16,8 @@ from stillshot.deploy.serving.batching import Answer
 from stillshot.deploy.serving.guard import REPORT_COOKIE, REPORT_FOLDER, report_cookie
 from stillshot.deploy.serving.intake import read_body
 from stillshot.deploy.serving.schema import (
-    ClassifyBase,
     Classifications,
+    ClassifyBase,
     ErrorBody,
     ModelList,
     PredictBase,

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, FailFast, Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from stillshot.deploy.serving.refusals import Kind
 
@@ -48,9 +48,7 @@ class ClassifyBase(Asked):
     """A request to ``/classify``, whatever the tasks."""
 
     input: Any
-    use_activation: Literal[True] | None = Field(
-        None, description="Probabilities are given; logits are not."
-    )
+    use_activation: Literal[True] | None = Field(None, description="Probabilities are given; logits are not.")
 
     def sequences(self) -> list[list[str]]:
         """The texts of each input."""
@@ -81,11 +79,11 @@ def classify_request(field_counts: Collection[int], inputs: int) -> type[Classif
 
 
 def _sequence(count: int) -> Any:
-    return Annotated[list[str], Field(min_length=count, max_length=count), FailFast()]
+    return Annotated[list[str], Field(min_length=count, max_length=count, fail_fast=True)]
 
 
 def _batch(item: Any, inputs: int) -> Any:
-    return Annotated[list[item], Field(min_length=1, max_length=inputs), FailFast()]
+    return Annotated[list[item], Field(min_length=1, max_length=inputs, fail_fast=True)]
 
 
 def _either(forms: Iterable[Any]) -> Any:

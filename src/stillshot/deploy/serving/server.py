@@ -128,5 +128,7 @@ class TimedProtocol(H11Protocol):
 
     def _head_is_late(self) -> None:
         if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
             self.transport.close()

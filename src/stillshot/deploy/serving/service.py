@@ -87,10 +87,14 @@ class Service:
         fields, queues = student.task.fields, self._teacher_queues if by_teacher else self._queues
         if any(len(texts) != len(fields) for texts in sequences):
             raise Refusal(
-                422, "Validation", f"Each input of {student.name} has these texts, in this order: {', '.join(fields)}."
+                422,
+                "Validation",
+                f"Each input of {student.name} has these texts, in this order: {', '.join(fields)}.",
             )
         if student.name not in queues:
-            raise Refusal(404, "NotFound", "No teacher is served for this model. Start the server with --teacher.")
+            raise Refusal(
+                404, "NotFound", "No teacher is served for this model. Start the server with --teacher."
+            )
         examples = [Example(dict(zip(fields, texts, strict=True))) for texts in sequences]
         queues[student.name].check_room(len(examples))
         self.metrics.accepted += 1
@@ -99,5 +103,7 @@ class Service:
             async with asyncio.timeout(self.limits.timeout_seconds):
                 return await queues[student.name].ask(examples)
         except TimeoutError:
-            message = f"There was no answer within {self.limits.timeout_seconds:g} s. Send fewer inputs at a time."
+            message = (
+                f"There was no answer within {self.limits.timeout_seconds:g} s. Send fewer inputs at a time."
+            )
             raise Refusal(504, "Timeout", message) from None
