@@ -138,7 +138,7 @@ def test_the_report_is_one_click_away(server: ServerProcess, open_page: Open) ->
 
 def labelled(page: Any, file: Path) -> tuple[str, str]:
     """Name and content of what labelling a file gives."""
-    page.get_by_label("CSV or JSONL file").set_input_files(file)
+    page.get_by_label("CSV or JSONL file", exact=True).set_input_files(file)
     page.get_by_role("button", name="Label").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").click()
@@ -188,7 +188,7 @@ def test_jsonl_comes_back_with_all_it_had(server: ServerProcess, open_page: Open
 def test_pasted_text_with_semicolons(server: ServerProcess, open_page: Open) -> None:
     page = open_page(server.url)
     page.get_by_text("Or paste its text").click()
-    page.get_by_label("Text of a CSV").fill("Text;note\na film;x, y\n")
+    page.get_by_label("Text of a CSV or JSONL file").fill("Text;note\na film;x, y\n")
     page.get_by_role("button", name="Label").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download labelled.csv").click()
@@ -229,7 +229,7 @@ def test_a_bad_file_is_told_of_with_its_line(
     file = tmp_path / name
     file.write_bytes(content)
     page = open_page(server.url)
-    page.get_by_label("CSV or JSONL file").set_input_files(file)
+    page.get_by_label("CSV or JSONL file", exact=True).set_input_files(file)
     page.get_by_role("button", name="Label").click()
     sync_api.expect(page.locator("#label-problem")).to_contain_text(said)
     assert page.locator("#label-problem").get_attribute("role") == "alert"

@@ -18,9 +18,10 @@ from serving_doubles import UNREADABLE, StubPredictor, chance, label_and_train, 
 
 from stillshot.deploy.serving.batching import Batcher, token_batches
 from stillshot.deploy.serving.limits import Limits
+from stillshot.deploy.serving.server import address_of, bind
 from stillshot.deploy.serving.students import ServedStudent, load_students
 from stillshot.deploy.serving.teacher import RunTeacher
-from stillshot.errors import ModelError, RunFolderError
+from stillshot.errors import ModelError, RunFolderError, WorkError
 from stillshot.student.saved import Student
 from stillshot.types import Example
 
@@ -470,6 +471,16 @@ def test_two_students_of_one_name(tiny: Path, tmp_path: Path) -> None:
     other = save_tiny(tmp_path / "tiny")
     with pytest.raises(ModelError, match="have the same name"):
         load_students([tiny, other], with_teachers=False)
+
+
+def test_an_address_that_is_taken() -> None:
+    with bind("127.0.0.1", 0) as bound:
+        bound.listen()
+        port = int(address_of(bound).rpartition(":")[2])
+        with pytest.raises(WorkError, match=f"127.0.0.1:{port} cannot be listened on"):
+            bind("127.0.0.1", port)
+    with pytest.raises(WorkError, match="cannot be listened on"):
+        bind("no.such.host.invalid", 0)
 
 
 def test_the_command_refuses_what_cannot_be(

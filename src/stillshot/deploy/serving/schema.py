@@ -12,11 +12,18 @@ import operator
 from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, BeforeValidator, Field, create_model
 
 from stillshot.deploy.serving.refusals import Kind
 
 # Requests ----------------------------------------------------------------------------------------
+
+
+def _truth(value: Any) -> Any:
+    """Refuse 0 and 1, which are equal to false and true."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
 
 
 class Asked(BaseModel):
@@ -31,7 +38,7 @@ class PredictBase(Asked):
     """A request to ``/predict`` or ``/teacher``, whatever the tasks."""
 
     inputs: Any
-    raw_scores: Literal[False] = Field(
+    raw_scores: Annotated[Literal[False], BeforeValidator(_truth)] = Field(
         False, description="Scores are probabilities; raw scores are not given."
     )
 
@@ -48,7 +55,7 @@ class ClassifyBase(Asked):
     """A request to ``/classify``, whatever the tasks."""
 
     input: Any
-    use_activation: Literal[True] | None = Field(None, description="Probabilities are given; logits are not.")
+    use_activation: Annotated[Literal[True], BeforeValidator(_truth)] | None = Field(None, description="Probabilities are given; logits are not.")
 
     def sequences(self) -> list[list[str]]:
         """The texts of each input."""
