@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -16,7 +17,7 @@ from cli_calls import call, refused
 from doubles import PAIRS, SENTIMENT
 from serving_doubles import UNREADABLE, StubPredictor, chance, label_and_train, save_tiny, served
 
-from stillshot.deploy.serving.batching import Batcher, token_batches
+from stillshot.deploy.serving.batching import Batcher
 from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.server import address_of, bind
 from stillshot.deploy.serving.students import ServedStudent, load_students
@@ -341,8 +342,6 @@ async def test_without_batching_every_input_is_a_batch() -> None:
 
 @in_loop
 async def test_who_waits_when_the_server_stops_is_told() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     stub = StubPredictor()
     stub.gate.clear()
     batcher = Batcher(ServedStudent("s", stub), ThreadPoolExecutor(1), Limits(batch_rows=1), lambda *_: None)
@@ -357,11 +356,16 @@ async def test_who_waits_when_the_server_stops_is_told() -> None:
         await tasks[0]
 
 
-def test_batches_hold_no_more_tokens_than_they_may() -> None:
-    lengths = [5, 9, 1, 300, 20, 20, 7]
-    found = token_batches(lengths, batch_tokens=45)
-    assert sorted(position for batch in found for position in batch) == list(range(7))
-    assert all(len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 45 for batch in found)
+def test_texts_of_unlike_length_do_not_share_a_pass() -> None:
+    stub = StubPredictor()
+    batcher = Batcher(
+        ServedStudent("s", stub), ThreadPoolExecutor(1), Limits(batch_tokens=80), lambda *_: None
+    )
+    texts = ["x" * length for length in (60, 2, 2, 40, 2, 39, 2)]
+    ((probabilities, tokens),) = batcher._answers([[Example({"text": text}) for text in texts]])
+    assert stub.batches == [1, 2, 4]
+    assert tokens == sum(map(len, texts))
+    assert probabilities[:, 0].tolist() == [chance(text) for text in texts]
 
 
 # The token, and the page's files -----------------------------------------------------------------

@@ -50,7 +50,7 @@ def serve(
     ] = LIMITS.queue_rows,
     batch: Annotated[
         int,
-        typer.Option("--batch", min=1, metavar="N", help="Inputs of one forward pass; 1 for no batching."),
+        typer.Option("--batch", min=1, metavar="N", help="Inputs of one batch; 1 for no batching."),
     ] = LIMITS.batch_rows,
     timeout: Annotated[
         float,

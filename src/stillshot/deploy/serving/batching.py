@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.refusals import Refusal, overloaded
 from stillshot.errors import StillshotError
+from stillshot.models.load import best_device
+from stillshot.teacher.packing import cut
 from stillshot.types import Example
 
 logger = logging.getLogger(__name__)
 Observe = Callable[[int, int, float], None]  # (rows, tokens, seconds) of a batch
+
+# What a forward pass costs besides its tokens, in tokens of the smallest student on a processor. An accelerator computes
+# tokens so fast that no padding is worth another pass.
+_PASS_COST = 32
 
 
 class Model(Protocol):
@@ -69,6 +75,7 @@ class _Piece:
 class Batcher:
     """Gathers the inputs of one model's requests and answers them batch by batch.
 
+    A batch is as many forward passes as its texts' lengths make worthwhile: padding is computed like text.
     All state belongs to the event loop's thread; only the model runs in the executor's, one batch at a time. A request
     that is cancelled, by a timeout or because its answer cannot be had, leaves the queue at once.
 
@@ -80,6 +87,7 @@ class Batcher:
 
     def __init__(self, model: Model, executor: Executor, limits: Limits, observe: Observe) -> None:
         self._model, self._executor, self._limits, self._observe = model, executor, limits, observe
+        self._pass_cost = _PASS_COST if best_device().type == "cpu" else limits.batch_tokens
         self._waiting: deque[_Piece] = deque()
         self._asked: list[_Piece] = []  # the batch that is with the model
         self._arrived = asyncio.Event()
@@ -200,7 +208,8 @@ class Batcher:
         ]
         lengths = [n for counts in counted if isinstance(counts, list) for n in counts]
         found: dict[int, NDArray[np.float64]] = {}
-        for positions in token_batches(lengths, self._limits.batch_tokens):
+        ones = [1] * len(lengths)
+        for positions in cut(lengths, ones, self._limits.batch_tokens, self._pass_cost):
             probabilities = self._model.answer([rows[i] for i in positions])
             if not np.isfinite(probabilities).all():
                 raise FloatingPointError("probabilities that are not finite")
@@ -220,21 +229,6 @@ class Batcher:
             return self._model.count_tokens(examples)
         except StillshotError as error:
             return Refusal(422, "Tokenizer", str(error))
-
-
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Positions in batches that hold at most so many tokens with their padding, those of like length together.
-
-    >>> token_batches([3, 50, 4, 200], batch_tokens=100)
-    [[3], [1, 2], [0]]
-    """
-    batches: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(position)
-        else:
-            batches.append([position])
-    return batches
 
 
 def _fail(piece: _Piece, refusal: Refusal) -> None:

@@ -10,8 +10,7 @@ class Limits:
     """What is taken on at once, and how long it may take. The only place with these defaults.
 
     A row is one input of a request. Together the limits bound the memory that any clients can make a server
-    take: bodies by ``buffered_bytes``, rows by ``queue_rows``, a forward pass by ``batch_rows`` and
-    ``batch_tokens``.
+    take: bodies by ``buffered_bytes``, rows by ``queue_rows``, a forward pass by ``batch_tokens``.
 
     Attributes:
         body_bytes: Of one request's body.
@@ -20,9 +19,9 @@ class Limits:
         buffered_bytes: Of all bodies of these.
         queue_rows: Rows of one student that wait for a batch.
         teacher_queue_rows: The same of a teacher, which takes seconds a row.
-        batch_rows: Rows of one forward pass; 1 switches batching off.
+        batch_rows: Rows of one batch; 1 switches batching off.
         batch_tokens: Tokens of one forward pass, padding included; a longer row is a pass of its own.
-        wait_seconds: How long a row waits for others to share its pass.
+        wait_seconds: How long a row waits for others to share its batch.
         send_seconds: How long a client may take to send a request's head, and its body.
         timeout_seconds: How long a request may wait and be computed.
     """

@@ -55,7 +55,9 @@ class ClassifyBase(Asked):
     """A request to ``/classify``, whatever the tasks."""
 
     input: Any
-    use_activation: Annotated[Literal[True], BeforeValidator(_truth)] | None = Field(None, description="Probabilities are given; logits are not.")
+    use_activation: Annotated[Literal[True], BeforeValidator(_truth)] | None = Field(
+        None, description="Probabilities are given; logits are not."
+    )
 
     def sequences(self) -> list[list[str]]:
         """The texts of each input."""
