@@ -1,6 +1,6 @@
 """The playground in a browser: Debian's Chromium, driven by Playwright.
 
-With ``--update-golden`` the pictures in docs/images are taken anew.
+With ``--update-golden`` the pictures in docs/images are taken anew, of a run with the bundled models.
 """
 
 from __future__ import annotations
@@ -35,11 +35,17 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-ge
 Open = Callable[..., Any]
 
 
+REAL_MODELS = {
+    "teacher": {"model": "bundled:smollm2-135m"},
+    "students": [{"model": "bundled:minilm-l6"}],
+}
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[ServerProcess]:
     """A student in a run with its teacher and a report."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    name = label_and_train(run)
+    name = label_and_train(run, **(REAL_MODELS if pytestconfig.getoption("--update-golden") else {}))
     (run / "report.html").write_text(
         "<!DOCTYPE html><title>The report</title><h1>The report</h1>", encoding="utf-8"
     )
@@ -124,7 +130,7 @@ def test_student_and_teacher_side_by_side(
     ).json()
     assert shares(student)[answer[0]["label"]] == pytest.approx(100 * answer[0]["score"], abs=0.06)
     assert "with its context" in teacher.inner_text()
-    assert "random:tiny-llama" in teacher.inner_text()
+    assert page.request.get(f"{server.url}/v1/models").json()["data"][0]["teacher"] in teacher.inner_text()
     assert shares(teacher) != shares(student)
     take_picture(page, "light", pytestconfig)
 
@@ -257,7 +263,7 @@ def test_a_phone(server: ServerProcess, open_page: Open, pytestconfig: pytest.Co
     page = open_page(
         server.url, viewport={"width": 360, "height": 740}, color_scheme=scheme, device_scale_factor=2
     )
-    asked(page, "a grim film " + "andaverylongwordwithoutanyspace" * 4)
+    asked(page, f"a grim film, {'really' * 20}")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     ink, paper = (
         page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor")

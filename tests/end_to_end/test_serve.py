@@ -54,7 +54,7 @@ def test_hostile_requests_get_no_server_error_and_take_no_memory(server: ServerP
     assert server.resident_bytes - before < GROWTH_BYTES
 
 
-def test_the_description_is_true(server: ServerProcess) -> None:
+def test_the_description_is_true(server: ServerProcess, tmp_path: Path) -> None:
     command = [
         str(Path(sys.executable).parent / "schemathesis"),
         "run",
@@ -65,7 +65,7 @@ def test_the_description_is_true(server: ServerProcess) -> None:
         "--seed=1",
         "--no-color",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
