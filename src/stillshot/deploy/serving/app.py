@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from pydantic import BaseModel
@@ -56,7 +55,6 @@ def create_app(
     app.add_middleware(Guard, service=service)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _not_routed)
-    app.add_exception_handler(RequestValidationError, _not_routed)
     app.state.service = service
     _describe(app, service, forms)
     return app
@@ -68,8 +66,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _not_routed(_: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        return Refusal(422, "Validation", "The request is not as it must be.").response()
+    assert isinstance(error, HTTPException)
     kind = _KINDS.get(error.status_code, "Validation")
     return Refusal(error.status_code, kind, f"{error.detail}.", error.headers).response()
 
