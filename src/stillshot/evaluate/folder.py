@@ -45,6 +45,16 @@ class RunFolder:
         """The store of raw scores, and the soft labels made of them."""
         return self.path / "softlabels"
 
+    @property
+    def data(self) -> Path:
+        """Digests of the data that the run was begun with."""
+        return self.path / "data.json"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
     def labels(self, setting: str) -> Path:
         """Soft labels of a setting's queries."""
         return self.softlabels / f"{setting}.json"
@@ -114,11 +124,10 @@ class RunFolder:
         Raises:
             RunFolderError: They have changed. What was computed from them is kept.
         """
-        path = self.path / "data.json"
-        if not path.is_file():
-            self.write_json(path, dict(digests))
+        if not self.data.is_file():
+            self.write_json(self.data, dict(digests))
             return
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads(self.data.read_text(encoding="utf-8"))
         changed = [name for name, digest in digests.items() if known.get(name) != digest]
         if changed:
             what = (

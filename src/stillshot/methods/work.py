@@ -20,6 +20,7 @@ from stillshot.methods.asking import Asking, Interview
 from stillshot.methods.cells import CellSpec, Setting
 from stillshot.methods.materials import EvaluationSet, Materials
 from stillshot.methods.selection import select_asking
+from stillshot.prompt.writer import Kind
 from stillshot.softlabels import SoftLabelStore
 from stillshot.student.saved import Student
 from stillshot.student.training import TrainingSet, train_student
@@ -242,18 +243,23 @@ def _evaluate_teacher(
 
 def _how_asked(
     recipe: Recipe, folder: RunFolder, materials: Materials, spec: CellSpec
-) -> tuple[Sequence[Context], Asking, dict[str, Any]]:
+) -> tuple[Sequence[Context], Asking, dict[Kind, Any]]:
     """The contexts of a cell that asks a teacher, how it is asked, and what calibration divides out."""
     if spec.method == "zero_shot":
         return [Context()], Asking("direct", "none", recipe.prompt), {"direct": 0.0}
     draw = materials.draw(spec.setting.budget, spec.setting.seed)
     if spec.variant == "raw":
         return draw.contexts[:1], Asking("direct", "none", recipe.prompt), {"direct": 0.0}
-    labels = _labels(folder, spec.setting)
+    return draw.contexts, *asked_as(recipe, folder, spec.setting)
+
+
+def asked_as(recipe: Recipe, folder: RunFolder, setting: Setting) -> tuple[Asking, dict[Kind, Any]]:
+    """How the queries of a labelled setting were asked, and what calibration divided out, by kind."""
+    labels = _labels(folder, setting)
     asking = Asking(
         labels["scoring"], labels["calibration"], _asked_prompt(recipe.prompt, labels), labels["temperature"]
     )
-    return draw.contexts, asking, {kind: np.array(bias) for kind, bias in labels["biases"].items()}
+    return asking, {kind: np.array(bias) for kind, bias in labels["biases"].items()}
 
 
 def _teacher_latency(

@@ -20,7 +20,9 @@ Feature = dict[str, Any]
 
 
 class Featurizer(Protocol):
-    """Turns examples into model inputs. A query over the student's ``max_tokens`` is cut in its longest text."""
+    """Turns examples into model inputs. A query over ``max_tokens`` is cut in its longest text."""
+
+    max_tokens: int
 
     def features(self, examples: Sequence[Example]) -> list[Feature]:
         """Unpadded inputs, one an example; each has ``length``."""

@@ -137,22 +137,34 @@ def batch_of(rows: Sequence[Row], start: int) -> Batch:
 
 
 def batches(rows: Sequence[Sequence[Row]], batch_tokens: int) -> list[list[int]]:
-    """Positions of prompts of similar length, the longest first.
-
-    A batch holds at most ``batch_tokens`` tokens with padding, or one prompt. Of all ways to cut the sorted
-    prompts, it is the one with the least padding, where every batch counts as some padding too.
-    """
+    """Positions of prompts of similar length, the longest first; see :func:`cut`."""
     longest = [max(len(row.tokens) for row in group) for group in rows]
-    order = sorted(range(len(rows)), key=longest.__getitem__, reverse=True)
+    return cut(longest, [len(group) for group in rows], batch_tokens, _BATCH_COST)
+
+
+def cut(lengths: Sequence[int], rows: Sequence[int], batch_tokens: int, batch_cost: int) -> list[list[int]]:
+    """Positions of items of similar length, the longest first.
+
+    A batch holds at most ``batch_tokens`` tokens with padding, or one item. Of all ways to cut the sorted items, it is
+    the one with the least padding, where every batch counts as ``batch_cost`` tokens of padding too.
+
+    Args:
+        lengths: Tokens of each item's longest row.
+        rows: How many rows each item has.
+
+    >>> cut([3, 50, 4, 200], [1, 1, 1, 1], batch_tokens=1000, batch_cost=20)
+    [[3], [1], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     costs, starts = [0.0] + [math.inf] * len(order), [0] * (len(order) + 1)
     for start, first in enumerate(order):
         tokens = 0
         for end in range(start + 1, len(order) + 1):
-            tokens += len(rows[order[end - 1]]) * longest[first]
+            tokens += rows[order[end - 1]] * lengths[first]
             if tokens > batch_tokens and end > start + 1:
                 break
-            if costs[start] + tokens + _BATCH_COST < costs[end]:
-                costs[end], starts[end] = costs[start] + tokens + _BATCH_COST, start
+            if costs[start] + tokens + batch_cost < costs[end]:
+                costs[end], starts[end] = costs[start] + tokens + batch_cost, start
     found, end = [], len(order)
     while end:
         found.append(order[starts[end] : end])

@@ -1,0 +1,1 @@
+"""What a student is turned into to be used: exports, a server, a playground."""

@@ -1,0 +1,1 @@
+"""Students behind HTTP: requests are read, gathered into batches and answered."""

@@ -1,0 +1,134 @@
+"""The process: a socket, uvicorn, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from stillshot.deploy.serving.limits import Limits
+from stillshot.errors import WorkError
+
+_HEAD_BYTES = 16_384
+_BACKLOG = 1024
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket of this process's own, which does not listen yet; port 0 takes a free one.
+
+    Raises:
+        WorkError: The address is taken, or is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise WorkError(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}. Choose another --port or --host."
+        ) from None
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """Where a browser finds it."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run_server(app: FastAPI, limits: Limits, bound: socket.socket, on_start: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, then answer what was accepted and return.
+
+    From the signal on no connection is accepted. A second signal ends at once.
+    """
+
+    class Protocol(TimedProtocol):
+        head_seconds = limits.send_seconds
+
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        h11_max_incomplete_event_size=_HEAD_BYTES,
+        # By then every request has its answer or its timeout; what is left are clients that do not read theirs.
+        timeout_graceful_shutdown=int(limits.timeout_seconds + limits.send_seconds) + 1,
+    )
+    server = _Server(config, on_start)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.handle_exit(number, frame)
+
+    # uvicorn takes these over while it runs, and raises them once more when it has stopped; they are to end the
+    # process as a finished one.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=[bound])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
+
+
+class TimedProtocol(H11Protocol):
+    """HTTP/1.1 whose clients have a bounded time to send the head of a request; uvicorn itself waits for ever."""
+
+    head_seconds: float
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch_head()
+        super().connection_lost(exc)
+
+    def _watch_head(self) -> None:
+        """Start the clock where a head is awaited, and stop it where one has come."""
+        if self.conn.their_state is not h11.IDLE:
+            self._unwatch_head()
+        elif self._head_timer is None and self.timeout_keep_alive_task is None:
+            self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
+
+    def _unwatch_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+            self.transport.close()

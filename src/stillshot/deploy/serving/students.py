@@ -1,0 +1,86 @@
+"""The students that are served, and what stands beside each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillshot.config import TaskDefinition
+from stillshot.deploy.predictor import Predictor, load_predictor
+from stillshot.deploy.serving.teacher import RunTeacher, run_of
+from stillshot.errors import ModelError
+from stillshot.teacher.local import LocalTeacher
+from stillshot.types import Example
+
+
+@dataclass(frozen=True)
+class ServedStudent:
+    """A student by its name.
+
+    Attributes:
+        report: Where the report of its run is, or will be once it is written.
+        created: When it was loaded, in seconds since 1970.
+    """
+
+    name: str
+    predictor: Predictor
+    report: Path | None = None
+    teacher: RunTeacher | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def task(self) -> TaskDefinition:
+        """What it answers."""
+        return self.predictor.task
+
+    def count_tokens(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens that it reads of each example.
+
+        Raises:
+            PromptError: An example has nothing to read.
+        """
+        return [feature["length"] for feature in self.predictor.featurizer.features(examples)]
+
+    def answer(self, examples: Sequence[Example]) -> NDArray[np.float64]:
+        """Probabilities, shape ``(examples, labels)``; all examples share one forward pass."""
+        return self.predictor.predict_proba(examples, batch_size=len(examples))
+
+
+def load_students(
+    folders: Sequence[Path], *, with_teachers: bool, report: Callable[[str], None] = lambda _: None
+) -> list[ServedStudent]:
+    """Load students, each named after its folder, and on request the teachers of their runs.
+
+    Args:
+        report: Told what is loaded now.
+
+    Raises:
+        ModelError: A folder holds no student, or two have one name.
+        StillshotError: A teacher cannot be had; see :meth:`RunTeacher.of`.
+    """
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in named:
+            raise ModelError(
+                f"{named[name]} and {folder} have the same name, by which requests choose. Rename one of the "
+                "folders, or serve them apart."
+            )
+        named[name] = folder
+    teachers: dict[str, LocalTeacher] = {}
+    students = []
+    for name, folder in named.items():
+        report(f"loading {name}")
+        predictor = load_predictor(folder)
+        teacher = None
+        if with_teachers:
+            report(f"loading the teacher of {name}")
+            teacher = RunTeacher.of(folder, teachers)
+        run = run_of(folder)
+        students.append(ServedStudent(name, predictor, run.report if run else None, teacher))
+    return students

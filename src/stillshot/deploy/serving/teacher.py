@@ -1,0 +1,122 @@
+"""A run's teacher, asked live as it was asked when it labelled the queries of a student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillshot.errors import RunFolderError
+from stillshot.evaluate.folder import RunFolder
+from stillshot.methods.asking import Asking
+from stillshot.methods.cells import cells
+from stillshot.methods.materials import Materials
+from stillshot.methods.work import asked_as
+from stillshot.prompt.budget import fitted_contexts, fitted_prompts
+from stillshot.prompt.writer import Kind, PromptWriter, ScoredPrompt
+from stillshot.teacher import answers
+from stillshot.teacher.local import LocalTeacher
+from stillshot.types import Context, Example
+
+
+def run_of(folder: Path) -> RunFolder | None:
+    """The run that a folder lies in."""
+    for parent in folder.resolve().parents:
+        run = RunFolder(parent)
+        if run.recipe.is_file() and run.machine.is_file():
+            return run
+    return None
+
+
+@dataclass(frozen=True)
+class RunTeacher:
+    """A teacher with its contexts. It gives the soft labels that the run has, and those of new queries.
+
+    Every answer reads the contexts again, as a service without a prefix cache does: that is what the student saves.
+    """
+
+    teacher: LocalTeacher
+    writer: PromptWriter
+    asking: Asking
+    contexts: tuple[Context, ...]
+    biases: Mapping[Kind, Any]
+    model_id: str
+
+    @classmethod
+    def of(cls, folder: Path, loaded: dict[str, LocalTeacher]) -> RunTeacher:
+        """The teacher of the student in a folder of a run.
+
+        Args:
+            folder: A student, or an export of one, below a run's ``students/CELL``.
+            loaded: Teachers that are loaded already, by their settings; the one that is needed is added.
+
+        Raises:
+            RunFolderError: The folder lies in no run, is none of its cells, or nothing was labelled for it.
+            StillshotError: The run's data or the teacher cannot be had any more.
+        """
+        run = run_of(folder)
+        if run is None:
+            raise RunFolderError(
+                f"{folder} lies in no run, so its teacher and context are not known. Give a folder under a run's "
+                "students/, or leave out --teacher."
+            )
+        recipe, path = run.open_recipe(), folder.resolve().relative_to(run.path)
+        name = path.parts[1] if len(path.parts) > 1 and path.parts[0] == "students" else path.name
+        spec = next((spec for spec in cells(recipe) if spec.id == name), None)
+        if spec is None or not run.labels(spec.setting.name).is_file():
+            raise RunFolderError(
+                f"The run {run.path} has no labels of a teacher for {name!r}. Give a student that it distilled, or "
+                "leave out --teacher."
+            )
+        materials, setting = Materials(recipe), spec.setting
+        draw = materials.draw(setting.budget, setting.seed, setting.control)
+        if run.data.is_file():
+            run.claim_data(materials.digests({setting.draw: (setting.budget, setting.seed)}))
+        asking, biases = asked_as(recipe, run, setting)
+        key = recipe.teacher.model_dump_json()
+        if key not in loaded:
+            loaded[key] = LocalTeacher(recipe.teacher)
+        teacher = loaded[key]
+        writer = PromptWriter(materials.task, asking.prompt, teacher.encoder)
+        kinds = answers.kinds_of(asking.scoring)
+        contexts = fitted_contexts(writer, kinds, draw.contexts, materials.all_asked(draw), teacher.window)
+        _ = teacher.model  # loaded now, so that what is wrong with it is told now
+        return cls(teacher, writer, asking, contexts, biases, recipe.teacher.model)
+
+    def count_tokens(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens that the teacher reads for each example, contexts included.
+
+        Raises:
+            PromptError: A prompt does not fit the teacher's window.
+        """
+        return [
+            sum(
+                len(sequence.ids)
+                for kind in answers.kinds_of(self.asking.scoring)
+                for context in self.contexts
+                for prompt in self._prompts(kind, context, [example])
+                for sequence in prompt.sequences
+            )
+            for example in examples
+        ]
+
+    def answer(self, examples: Sequence[Example]) -> NDArray[np.float64]:
+        """Soft labels, shape ``(examples, labels)``."""
+        verbalizer = self.writer.verbalizer
+        next_tokens = [ids[0] for ids in verbalizer.token_ids] if verbalizer.single_token else None
+        scores: dict[Kind, NDArray[np.float64]] = {}
+        for kind in answers.kinds_of(self.asking.scoring):
+            tokens = next_tokens if kind == "direct" else None
+            rows = np.zeros((len(self.contexts), len(examples), len(verbalizer.labels)))
+            for index, context in enumerate(self.contexts):
+                for positions, found in self.teacher.score(self._prompts(kind, context, examples), tokens):
+                    rows[index, positions] = found
+            scores[kind] = rows
+        return answers.soft_labels(scores, self.biases, self.asking.temperature)
+
+    def _prompts(self, kind: Kind, context: Context, examples: Sequence[Example]) -> list[ScoredPrompt]:
+        return fitted_prompts(self.writer, kind, context, examples, self.teacher.window)

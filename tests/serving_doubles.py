@@ -1,0 +1,132 @@
+"""Students to serve that are small or made up, and an application that answers within a test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from conftest import stir
+from doubles import SENTIMENT
+from numpy.typing import NDArray
+
+from stillshot import pipeline
+from stillshot.config import Prompt, Recipe, TaskDefinition
+from stillshot.config import Student as StudentSection
+from stillshot.deploy.serving.app import create_app
+from stillshot.deploy.serving.limits import Limits
+from stillshot.deploy.serving.students import ServedStudent
+from stillshot.errors import PromptError
+from stillshot.student.saved import Query, Student
+from stillshot.types import Example
+
+UNREADABLE = "unreadable"
+
+
+class StubFeaturizer:
+    """Counts characters; cannot read the text :data:`UNREADABLE`."""
+
+    max_tokens = 64
+
+    def features(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        texts = ["".join(example.fields.values()) for example in examples]
+        if UNREADABLE in texts:
+            raise PromptError("There is nothing to read in it.")
+        return [{"length": min(len(text), self.max_tokens)} for text in texts]
+
+    def pad(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class StubPredictor:
+    """Answers with a function of the text; keeps its batches, and waits while its gate is closed.
+
+    Raises:
+        RuntimeError: A text is ``broken``.
+    """
+
+    def __init__(self, task: TaskDefinition = SENTIMENT) -> None:
+        self.task, self.featurizer = task, StubFeaturizer()
+        self.batches: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
+        self.gate.wait(20)
+        self.batches.append(len(queries))
+        texts = ["".join(query.fields.values()) for query in queries if isinstance(query, Example)]
+        if "broken" in texts:
+            raise RuntimeError("out of memory, say")
+        first = np.array([chance(text) for text in texts])
+        rest = np.repeat(((1 - first) / (len(self.task.labels) - 1))[:, None], len(self.task.labels) - 1, 1)
+        return np.concatenate([first[:, None], rest], axis=1)
+
+
+def chance(text: str) -> float:
+    """What a stub gives the first label."""
+    return hashlib.sha256(text.encode()).digest()[0] / 256
+
+
+@asynccontextmanager
+async def served(
+    *predictors: Any, limits: Limits | None = None, token: str | None = None, **students: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application with these predictors, named ``s0``, ``s1``, ..., and these students."""
+    all_students = [ServedStudent(f"s{i}", predictor) for i, predictor in enumerate(predictors)]
+    app = create_app([*all_students, *students.values()], limits, token)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client
+
+
+def save_tiny(folder: Path, task: TaskDefinition = SENTIMENT, model: str = "random:tiny-bert") -> Path:
+    """A saved student whose answers differ well from text to text."""
+    student = Student.create(StudentSection(model=model), task, Prompt())
+    stir(student.model)
+    student.save(folder)
+    return folder
+
+
+def label_and_train(folder: Path, **settings: Any) -> str:
+    """Label and train a tiny run in a folder, and give the name of its student."""
+    data = folder.parent / f"{folder.name}-data"
+    data.mkdir(parents=True)
+    words = {"negative": ["dull", "grim", "poor"], "positive": ["warm", "fine", "bright"]}
+    for name, count in (("labelled", 12), ("queries", 16), ("test", 8)):
+        rows = [
+            {"text": f"{name} {i}: a {words[label][i % 3]} film", "label": label}
+            for i in range(count)
+            for label in [("negative", "positive")[i % 2]]
+        ]
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "task": SENTIMENT.model_dump(),
+            "data": {
+                "labelled": str(data / "labelled.jsonl"),
+                "unlabelled": str(data / "queries.jsonl"),
+                "in_domain": {"films": str(data / "test.jsonl")},
+                "num_unlabelled": 16,
+            },
+            "budgets": [{"labelled": 8, "num_contexts": 2, "num_shots": 4}],
+            "teacher": {"model": "random:tiny-llama", "dtype": "float32"},
+            "students": [{"model": "random:tiny-bert", "distill": {"epochs": 2}}],
+            "methods": ["context_distillation"],
+            **settings,
+        }
+    )
+    with pipeline.open_run(recipe, folder) as story:
+        story.label()
+        story.train()
+    (student,) = [path.name for path in (folder / "students").iterdir() if path.is_dir()]
+    return student
