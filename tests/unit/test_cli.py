@@ -19,7 +19,7 @@ from stillshot.config import Prompt
 from stillshot.config import Student as StudentSection
 from stillshot.tasks import new_task
 
-VERBS = ("init", "check", "run", "label", "train", "evaluate", "report", "predict", "plan")
+VERBS = ("init", "check", "run", "label", "train", "evaluate", "report", "predict", "plan", "export")
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "matplotlib", "pydantic", "pyarrow", "numpy", "rich"}
 
 
