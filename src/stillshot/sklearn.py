@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -86,16 +86,16 @@ class ContextDistillationClassifier(ClassifierMixin, BaseEstimator):
             )
         self.classes_ = np.unique(labels)
         names = [str(label) for label in self.classes_]
-        first = _rows(X)
-        definition = load_task(self.task) if self.task is not None else _own_task(first, names)
-        rows = [_fields(row, definition) for row in first]
+        given = _rows(X)
+        definition = load_task(self.task) if self.task is not None else _own_task(given, names)
+        rows = _queries(given, definition)
         if len(rows) != len(labels):
             raise DataError(f"There are {len(rows)} texts and {len(labels)} labels. Give one label a text.")
         labelled = [{**row, "label": str(label)} for row, label in zip(rows, labels, strict=True)]
         with tempfile.TemporaryDirectory() as scratch:
             self.student_ = distill(
                 labelled,
-                [_fields(row, definition) for row in _rows(queries)],
+                _queries(_rows(queries), definition),
                 task=definition,
                 teacher=self.teacher,
                 student=self.student,
@@ -110,7 +110,7 @@ class ContextDistillationClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities, shape ``(texts, classes)``, in the order of ``classes_``."""
         check_is_fitted(self)
         student: Student = self.student_
-        rows = [_fields(row, student.task) for row in _rows(X)]
+        rows = _queries(_rows(X), student.task)
         found = student.predict_proba(rows, self.batch_size)
         return found[:, [student.task.labels.index(str(label)) for label in self.classes_]]
 
@@ -127,10 +127,7 @@ class ContextDistillationClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-Row = str | Mapping[str, Any]
-
-
-def _rows(X: Any) -> list[Row]:
+def _rows(X: Any) -> list[Any]:
     """Texts or mappings out of a list, an array, a series or a data frame."""
     if isinstance(X, str):
         raise DataError("Texts are given as a list, also when there is one: [text], not text.")
@@ -138,21 +135,36 @@ def _rows(X: Any) -> list[Row]:
         return X.to_dicts()
     if hasattr(X, "columns") and hasattr(X, "to_dict"):  # pandas
         return X.to_dict("records")
-    values: Iterable[Any] = X
-    return [value if isinstance(value, Mapping) else str(value) for value in values]
+    return list(X)
 
 
-def _own_task(rows: Sequence[Row], labels: Sequence[str]) -> TaskDefinition:
-    fields = [str(name) for name in rows[0]] if rows and isinstance(rows[0], Mapping) else ["text"]
+def _own_task(rows: Sequence[Any], labels: Sequence[str]) -> TaskDefinition:
+    fields = list(rows[0]) if rows and isinstance(rows[0], Mapping) else ["text"]
     return new_task("texts", fields, labels)
 
 
-def _fields(row: Row, task: TaskDefinition) -> dict[str, str]:
-    if isinstance(row, str):
-        if len(task.fields) != 1:
-            raise DataError(f"The task {task.name!r} reads {', '.join(task.fields)}: give a data frame or mappings.")
-        return {task.fields[0]: row}
-    missing = [name for name in task.fields if name not in row]
-    if missing:
-        raise DataError(f"There is no column {missing[0]!r}. The task {task.name!r} reads {', '.join(task.fields)}.")
-    return {name: str(row[name]) for name in task.fields}
+def _queries(rows: Sequence[Any], task: TaskDefinition) -> list[dict[str, str]]:
+    """Rows as mappings from the task's fields to text.
+
+    Raises:
+        DataError: A row lacks a field, or holds something else than text.
+    """
+    found = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            if len(task.fields) != 1:
+                raise DataError(
+                    f"The task {task.name!r} reads {', '.join(task.fields)}: give mappings or a data frame."
+                )
+            row = {task.fields[0]: row}
+        missing = [name for name in task.fields if name not in row]
+        if missing:
+            raise DataError(
+                f"There is no column {missing[0]!r}. The task {task.name!r} reads {', '.join(task.fields)}."
+            )
+        query = {name: row[name] for name in task.fields}
+        for value in query.values():
+            if not isinstance(value, str):
+                raise DataError(f"Text {number} is a {type(value).__name__}. Every text must be a str.")
+        found.append(query)
+    return found
