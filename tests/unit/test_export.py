@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,12 +17,13 @@ from huggingface_hub import ModelCard
 from saved_students import CELL, save_student, write_queries, write_run
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, pipeline
 
-from stillshot.config import ExportKind
+from stillshot.config import ExportKind, Prompt
 from stillshot.deploy.exporting import Export, export_student
 from stillshot.deploy.onnx_student import OnnxStudent
 from stillshot.deploy.predictor import load_predictor
 from stillshot.errors import ModelError, WorkError
 from stillshot.student.saved import Student
+from stillshot.student.sidecar import Sidecar
 from stillshot.types import Example
 
 Lively = Callable[[str], str]
@@ -374,3 +376,53 @@ def test_nothing_is_uploaded_that_agrees_too_little(lively: Lively, monkeypatch:
     write_run(Path("run"), lively("bert"))
     assert call("export", "run", "--to", "hub", "-o", "out", "--repo", "mine").exit_code == 1
     assert Hub.calls == []
+
+
+# GGUF --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["llama.cpp", "transformers"])
+def gguf_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What runs a GGUF export."""
+    found = importlib.util.find_spec
+
+    def find_spec(name: str) -> Any:
+        return None if name == "llama_cpp" else found(name)
+
+    if request.param == "transformers":
+        monkeypatch.setattr("stillshot.deploy.gguf_student.importlib.util.find_spec", find_spec)
+    elif found("llama_cpp") is None:
+        pytest.skip("needs llama-cpp-python")
+    return request.param
+
+
+@pytest.mark.parametrize("head", ["label", "language_model", "channel"])
+@pytest.mark.parametrize("model", ["llama", "qwen2"])
+def test_a_gguf_export_answers_as_its_student(lively: Lively, gguf_reader: str, model: str, head: str) -> None:
+    folder = save_student(Path("student"), lively(model), head=head)
+    (made,) = exported(folder, "gguf")
+    assert_same(made, folder, tolerance=2e-2)  # its matrices are in float16
+    tokens = Sidecar.read(made.folder).exported
+    assert tokens is not None
+    assert (tokens.label_tokens is None) == (head == "channel")
+
+
+def test_label_words_of_several_tokens_get_a_letter_each(lively: Lively, gguf_reader: str) -> None:
+    folder = save_student(Path("student"), lively("llama"), prompt=Prompt(pattern="several"), tuning="lora")
+    (made,) = exported(folder, "gguf")
+    assert_same(made, folder, tolerance=2e-2)
+    sidecar = Sidecar.read(made.folder)
+    assert sidecar.exported is not None
+    vocabulary = Student.load(folder).tokenizer.get_vocab()
+    assert sidecar.exported.label_tokens == [vocabulary["A"], vocabulary["B"]]
+
+
+def test_llama_cpp_reads_the_students_tokens(lively: Lively) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    folder = save_student(Path("student"), lively("llama"))
+    (made,) = exported(folder, "gguf")
+    model = llama_cpp.Llama(str(made.folder / "model.gguf"), vocab_only=True, verbose=False)
+    student: Any = Student.load(folder)
+    for query in [*QUERIES, Example({"text": "it's 1234 <eos> שלום 🎬\n\n  x"})]:
+        text = student.featurizer.writer.query_text(query)
+        assert model.tokenize(text.encode(), add_bos=True, special=False) == student.featurizer.writer.encoder.encode(text)
