@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ def write_onnx(student: Student, file: Path) -> None:
     """
     inputs = _example_inputs(student)
     names = list(inputs)
-    free = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in names}
+    free = {name: {0: "batch", 1: "length"} for name in names}
     weights_bytes = sum(weight.nbytes for weight in student.model.parameters())
     try:
         with _quiet(), torch.no_grad():
@@ -65,6 +65,7 @@ def write_onnx(student: Student, file: Path) -> None:
                 dynamic_shapes=free,
                 external_data=weights_bytes > _LARGEST_FILE_BYTES,
                 dynamo=True,
+                verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error).strip().splitlines()[0]
@@ -121,14 +122,14 @@ def _example_inputs(student: Student) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """Leave out what exporters print and warn of along the way; errors are raised all the same."""
+def _quiet() -> Iterator[None]:
+    """Leave out what exporters warn of along the way; errors are raised all the same."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
