@@ -48,7 +48,9 @@ STUDENTS: dict[str, tuple[StudentSection, int, tuple[ExportKind, ...]]] = {
 Row = dict[str, Any]
 
 
-def timed(answer: Callable[[Sequence[Example]], object], queries: Sequence[Example], batch: int, rounds: int) -> Row:
+def timed(
+    answer: Callable[[Sequence[Example]], object], queries: Sequence[Example], batch: int, rounds: int
+) -> Row:
     """Milliseconds of a batch (median and 95th percentile), and queries a second at the median."""
     answer(queries[:batch])
     taken = []
@@ -81,7 +83,9 @@ def exports(load: Workload, name: str, folder: Path, held_out: int) -> tuple[Pat
     data = TrainingSet(labelled=examples[held_out:])
     train_student(section, load.task, Prompt(), section.finetune, data, student, seed=0)
     queries = folder / "queries.jsonl"
-    queries.write_text("".join(json.dumps(dict(e.fields)) + "\n" for e in examples[:held_out]), encoding="utf-8")
+    queries.write_text(
+        "".join(json.dumps(dict(e.fields)) + "\n" for e in examples[:held_out]), encoding="utf-8"
+    )
     return student, export_student(student, kinds, folder / "exports", queries=queries, floor=0.0)
 
 
@@ -149,7 +153,13 @@ def main() -> None:
         "int8_mb": int8["size_bytes"] / 1e6,
         "int8_agreement": int8["agreement"],
     }
-    details = {"task": load.task.name, "threads": 1, "batch": BATCH, "rounds": rounds, "rows": [*rows, teacher]}
+    details = {
+        "task": load.task.name,
+        "threads": 1,
+        "batch": BATCH,
+        "rounds": rounds,
+        "rows": [*rows, teacher],
+    }
     finish("deploy", figures, details, as_json=arguments.json, keep=arguments.keep)
 
 

@@ -1,6 +1,6 @@
 """A LoRA student in plain PEFT, without Stillshot: its adapters on the model they were trained on.
 
-    python examples/peft_adapter.py runs/first/students/CELL "a stirring film" "no movement, no yuks"
+python examples/peft_adapter.py runs/first/students/CELL "a stirring film" "no movement, no yuks"
 """
 
 import json
@@ -19,7 +19,9 @@ template = student["template"] or f"{{{field}}}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels)).eval()
 for text in texts:
-    inputs = tokenizer(template.replace(f"{{{field}}}", text), return_tensors="pt", return_token_type_ids=False)
+    inputs = tokenizer(
+        template.replace(f"{{{field}}}", text), return_tensors="pt", return_token_type_ids=False
+    )
     with torch.inference_mode():
         probabilities = model(**inputs).logits.float().softmax(-1)[0].tolist()
     print(json.dumps({label: round(p, 4) for label, p in zip(labels, probabilities, strict=True)}))

@@ -1,7 +1,7 @@
 """A merged student in plain transformers, without Stillshot.
 
-    stillshot export runs/first --to merged -o exports/first
-    python examples/transformers_pipeline.py exports/first/merged "a stirring film" "no movement, no yuks"
+stillshot export runs/first --to merged -o exports/first
+python examples/transformers_pipeline.py exports/first/merged "a stirring film" "no movement, no yuks"
 """
 
 import json

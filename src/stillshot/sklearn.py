@@ -127,15 +127,15 @@ class ContextDistillationClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _rows(X: Any) -> list[Any]:
+def _rows(given: Any) -> list[Any]:
     """Texts or mappings out of a list, an array, a series or a data frame."""
-    if isinstance(X, str):
+    if isinstance(given, str):
         raise DataError("Texts are given as a list, also when there is one: [text], not text.")
-    if hasattr(X, "to_dicts"):  # Polars
-        return X.to_dicts()
-    if hasattr(X, "columns") and hasattr(X, "to_dict"):  # pandas
-        return X.to_dict("records")
-    return list(X)
+    if hasattr(given, "to_dicts"):  # Polars
+        return given.to_dicts()
+    if hasattr(given, "columns") and hasattr(given, "to_dict"):  # pandas
+        return given.to_dict("records")
+    return list(given)
 
 
 def _own_task(rows: Sequence[Any], labels: Sequence[str]) -> TaskDefinition:

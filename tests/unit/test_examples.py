@@ -52,7 +52,9 @@ def test_onnx_runtime_alone(lively: Lively, tmp_path: Path, model: str) -> None:
 
 def test_transformers_alone(lively: Lively, tmp_path: Path) -> None:
     student = save_student(tmp_path / "student", lively("opt"), tuning="lora")
-    assert_gives_the_answers("transformers_pipeline.py", export(student, "merged", tmp_path / "exports"), student)
+    assert_gives_the_answers(
+        "transformers_pipeline.py", export(student, "merged", tmp_path / "exports"), student
+    )
 
 
 def test_peft_alone(lively: Lively, tmp_path: Path) -> None:

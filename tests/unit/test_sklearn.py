@@ -18,7 +18,12 @@ from stillshot.config import Student, Training
 from stillshot.errors import DataError
 from stillshot.sklearn import ContextDistillationClassifier
 
-TEXTS = ["a warm and witty film", "dull from start to finish", "I laughed all evening", "two hours I will not get back"]
+TEXTS = [
+    "a warm and witty film",
+    "dull from start to finish",
+    "I laughed all evening",
+    "two hours I will not get back",
+]
 LABELS = ["good", "bad", "good", "bad"]
 QUERIES = [f"the {what} was {how}" for what in ("plot", "cast", "score") for how in ("fine", "thin", "loud")]
 
@@ -76,18 +81,23 @@ def test_clone_and_pickle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("X", "y", "queries", "message"),
+    ("texts", "y", "queries", "message"),
     [
         (TEXTS, LABELS, None, r"fit\(X, y, queries="),
         (TEXTS, LABELS[:3], QUERIES, "There are 4 texts and 3 labels"),
         ("a text", LABELS, QUERIES, r"\[text\], not text"),
         ([*TEXTS[:3], float("nan")], LABELS, QUERIES, "Text 4 is a float"),
-        (pd.DataFrame({"text": [*TEXTS[:3], None]}), LABELS, QUERIES, "Text 4 is a NoneType|Text 4 is a float"),
+        (
+            pd.DataFrame({"text": [*TEXTS[:3], None]}),
+            LABELS,
+            QUERIES,
+            "Text 4 is a NoneType|Text 4 is a float",
+        ),
     ],
 )
-def test_what_is_wrong_is_said(X: Any, y: Any, queries: Any, message: str) -> None:
+def test_what_is_wrong_is_said(texts: Any, y: Any, queries: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        classifier().fit(X, y, queries=queries)
+        classifier().fit(texts, y, queries=queries)
 
 
 # Checks that fit no data; scikit-learn's own data are numbers, never texts.

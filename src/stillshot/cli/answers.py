@@ -93,7 +93,9 @@ class _Table:
             _save_parquet(names, self._rows, file, output)
             return
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", errors="surrogatepass")
-        table = csv.writer(text, delimiter="\t" if output.suffix.lower() == ".tsv" else ",", lineterminator="\n")
+        table = csv.writer(
+            text, delimiter="\t" if output.suffix.lower() == ".tsv" else ",", lineterminator="\n"
+        )
         table.writerow(names)
         table.writerows([_cell(row.get(name)) for name in names] for row in self._rows)
         text.detach()  # flushes, and leaves the file open to its owner

@@ -32,7 +32,10 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Where each kind gets a folder. Without it, exports/ and the student's name."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Where each kind gets a folder. Without it, exports/ and the student's name.",
         ),
     ] = None,
     queries: Annotated[
@@ -53,7 +56,9 @@ def export(
     ] = None,
     repo: Annotated[
         str | None,
-        typer.Option("--repo", metavar="NAME", help="With --to hub: upload to this repository of the Hugging Face Hub."),
+        typer.Option(
+            "--repo", metavar="NAME", help="With --to hub: upload to this repository of the Hugging Face Hub."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -109,9 +109,7 @@ def _check_kind(kind: ExportKind, student: Student) -> None:
         gguf_export.check_gguf(student)
 
 
-def _write(
-    kind: ExportKind, student: Student, folder: Path, others: Sequence[Export]
-) -> Exported | None:
+def _write(kind: ExportKind, student: Student, folder: Path, others: Sequence[Export]) -> Exported | None:
     """Write an export's files but for its card; what its sidecar says of weights that PyTorch does not load."""
     if kind in ("merged", "hub"):
         student.save(folder)
@@ -143,12 +141,12 @@ def _write_onnx(kind: ExportKind, student: Student, file: Path, others: Sequence
         onnx_export.write_int8(full / onnx_export.MODEL_FILE, file)
 
 
-def _verified(
-    kind: ExportKind, folder: Path, held_out: HeldOut, expected: NDArray[np.float64]
-) -> Agreement:
+def _verified(kind: ExportKind, folder: Path, held_out: HeldOut, expected: NDArray[np.float64]) -> Agreement:
     found = load_predictor(folder).predict_proba(held_out.queries)
     if not np.isfinite(found).all():
-        raise WorkError(f"The export to {kind} answers with numbers that are not finite. Nothing was kept of it.")
+        raise WorkError(
+            f"The export to {kind} answers with numbers that are not finite. Nothing was kept of it."
+        )
     return Agreement.between(expected, found)
 
 

@@ -211,7 +211,11 @@ def _split_name(tokenizer: Any) -> str:
     steps = before.get("pretokenizers", [before])
     kinds = [step.get("type") for step in steps]
     name = None
-    if backend["model"]["type"] == "BPE" and kinds[-1:] == ["ByteLevel"] and not steps[-1]["add_prefix_space"]:
+    if (
+        backend["model"]["type"] == "BPE"
+        and kinds[-1:] == ["ByteLevel"]
+        and not steps[-1]["add_prefix_space"]
+    ):
         regex = steps[-1].get("use_regex", True)
         if kinds == ["ByteLevel"] and regex:
             name = "gpt-2"

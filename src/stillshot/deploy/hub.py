@@ -26,7 +26,9 @@ def push(folder: Path, repo: str) -> str:
     api = HfApi()
     try:
         created = api.create_repo(repo, private=True, exist_ok=True)
-        api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message="Add a student of Stillshot")
+        api.upload_folder(
+            repo_id=created.repo_id, folder_path=folder, commit_message="Add a student of Stillshot"
+        )
     except (OSError, HFValidationError) as error:  # offline, no token, no access, a name that cannot be
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise WorkError(

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-
 import torch
 from torch import Tensor, nn
 
