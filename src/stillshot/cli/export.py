@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -14,6 +14,7 @@ from stillshot.cli.students import find_student
 from stillshot.errors import ModelError, WorkError, did_you_mean
 
 if TYPE_CHECKING:
+    from stillshot.config import ExportKind
     from stillshot.deploy.exporting import Export
 
 
@@ -62,9 +63,9 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a student to other formats, and verify each on held-out queries.
+    """Export a student, verified on the spot.
 
-    An export that answers too few queries as the student does is kept, and the command ends with exit code 1.
+    Every export answers held-out queries beside the student. One that answers too few of them as the student does is kept, and the command ends with exit code 1.
 
     \b
     Example:
@@ -100,14 +101,14 @@ def export(
         raise WorkError("\n".join(_refusal(made) for made in refused))
 
 
-def _kinds(names: Sequence[str]) -> list[Any]:
+def _kinds(names: Sequence[str]) -> list[ExportKind]:
     from stillshot.config import ExportKind
 
-    known = get_args(ExportKind)
+    known: dict[str, ExportKind] = {name: name for name in get_args(ExportKind)}
     for name in names:
         if name not in known:
             raise ModelError(f"--to {name}: there is no such kind of export. {did_you_mean(name, known)}")
-    return list(names)
+    return [known[name] for name in names]
 
 
 def _show(student: Path, done: Sequence[Export], pushed: str | None, *, as_json: bool) -> None:

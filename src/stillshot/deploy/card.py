@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from stillshot.config import ExportKind
 from stillshot.deploy.agreement import Agreement
+from stillshot.deploy.gguf_student import completion_request
 from stillshot.deploy.held_out import HeldOut, run_of
 from stillshot.evaluate.records import Cell
 from stillshot.models.resolve import hub_name
@@ -75,14 +76,13 @@ def write_card(
     """
     cell = provenance.cell if provenance else None
     sidecar = student.sidecar(exported)
-    base = hub_name(student.section.model)
     data = ModelCardData(
         library_name="transformers" if kind in ("merged", "hub") else kind.removesuffix("-int8"),
         pipeline_tag="text-classification",
         tags=["stillshot", "text-classification", "context-distillation"],
         model_name=name,
         eval_results=_eval_results(cell) if cell else None,
-        **({"base_model": base} if base else {}),
+        base_model=hub_name(student.section.model),
     )
     card = ModelCard.from_template(
         data,
@@ -102,7 +102,7 @@ def write_card(
         agreement=agreement,
         origin=held_out.origin,
         template=sidecar.template and json.dumps(sidecar.template, ensure_ascii=False, indent=1),
-        tokens=exported and exported.label_tokens and _tokens(student, exported.label_tokens),
+        **_completion(student, exported, sidecar.template),
         **_inputs(student, sidecar.template),
         **(_facts(provenance) if provenance else {}),
     )
@@ -124,10 +124,15 @@ def _inputs(student: Student, template: Any) -> dict[str, str]:
     }
 
 
-def _tokens(student: Student, label_tokens: list[int]) -> str:
-    return names.listed(
-        f"{token} for `{label}`" for label, token in zip(student.task.labels, label_tokens, strict=True)
-    )
+def _completion(student: Student, exported: Exported | None, template: Any) -> dict[str, str]:
+    """How llama.cpp is asked, where it can be."""
+    if exported is None or exported.label_tokens is None:
+        return {}
+    tokens = zip(student.task.labels, exported.label_tokens, strict=True)
+    return {
+        "tokens": names.listed(f"`{label}` (token {token})" for label, token in tokens),
+        "request": json.dumps(completion_request(template, exported.label_tokens), ensure_ascii=False),
+    }
 
 
 def _facts(provenance: Provenance) -> dict[str, Any]:

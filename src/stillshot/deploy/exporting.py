@@ -75,7 +75,7 @@ def export_student(
         RunFolderError: A folder to write holds something else.
         WorkError: An export or its writing failed.
     """
-    ordered = [kind for kind in AGREEMENT_FLOORS if kind in kinds]
+    ordered: list[ExportKind] = [kind for kind in AGREEMENT_FLOORS if kind in kinds]
     for kind in ordered:
         _check_target(output / kind)
     student = load_in_float32(folder)

@@ -1,8 +1,9 @@
-"""A student exported to GGUF, run by llama.cpp where it is installed, else by transformers."""
+"""A student exported to GGUF, run by llama.cpp where that can, else by transformers, which reads the same file."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -10,11 +11,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 from torch import Tensor
 
 from stillshot.config import TaskDefinition
-from stillshot.errors import ModelError
+from stillshot.errors import ModelError, WorkError
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
 from stillshot.student.features import Featurizer
@@ -22,14 +22,17 @@ from stillshot.student.heads import with_language_model_head
 from stillshot.student.saved import Query, answer_in_batches, build_featurizer, gathered
 from stillshot.student.sidecar import Sidecar
 
+_BIAS = 100.0  # more than logits differ by, and small enough to leave them their digits
+_SMALLEST = 1e-30
 Logits = Callable[[dict[str, Tensor]], Tensor]  # of a batch's inputs, shape (batch, labels)
 
 
 class GgufStudent:
     """Answers as the student does that was exported; see :class:`stillshot.deploy.predictor.Predictor`.
 
-    The featurizer is the student's own, and its tokens are what llama.cpp is given. Transformers reads the
-    same file into PyTorch, which takes more memory.
+    The featurizer is the student's own, and its tokens are what llama.cpp is given. Without the package
+    xllamacpp, and for a channel head, whose scores of a prompt's own tokens llama.cpp's server does not tell,
+    transformers reads the file into PyTorch, which takes more memory.
     """
 
     def __init__(self, logits: Logits, task: TaskDefinition, featurizer: Featurizer) -> None:
@@ -55,8 +58,11 @@ class GgufStudent:
             load.load_tokenizer(resolved),
             load.load_config(resolved),
         )
-        installed = importlib.util.find_spec("llama_cpp") is not None
-        logits = _by_llama_cpp(folder, sidecar) if installed else _by_transformers(folder, sidecar)
+        file, tokens = folder / sidecar.exported.file, sidecar.exported.label_tokens
+        if tokens is not None and importlib.util.find_spec("xllamacpp") is not None:
+            logits = _by_llama_cpp(file, tokens, sidecar.section.max_tokens)
+        else:
+            logits = _by_transformers(file, tokens, sidecar.task.labels)
         return cls(logits, sidecar.task, featurizer)
 
     def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
@@ -65,72 +71,64 @@ class GgufStudent:
         return gathered(batches, len(queries), len(self.task.labels))
 
 
-def _by_transformers(folder: Path, sidecar: Sidecar) -> Logits:
+def completion_request(prompt: str | list[int], label_tokens: Sequence[int]) -> dict[str, Any]:
+    """What llama.cpp's server is asked, at ``/v1/completions``, to choose among the labels and nothing else.
+
+    The bias lifts the labels' tokens alike above all others, so the probabilities that are told are the
+    student's.
+    """
+    return {
+        "prompt": prompt,
+        "max_tokens": 1,
+        "temperature": 1.0,
+        "samplers": ["temperature"],
+        "logit_bias": [[token, _BIAS] for token in label_tokens],
+        "n_probs": len(label_tokens),
+        "post_sampling_probs": True,
+    }
+
+
+def _by_llama_cpp(file: Path, label_tokens: Sequence[int], window: int) -> Logits:
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(file)
+    parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = window + 1, 1, 0
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
+    parameters.warmup, parameters.verbosity = False, -1
+    server = xllamacpp.Server(parameters)
+
+    def log_probabilities(ids: list[int]) -> list[float]:
+        answer: Any = server.handle_completions(completion_request(ids, label_tokens))
+        if "choices" not in answer:
+            raise WorkError(f"llama.cpp could not read a query with {file}: {answer}")
+        (token,) = answer["choices"][0]["logprobs"]["content"]
+        found = {row["id"]: row["prob"] for row in token["top_probs"]}
+        return [math.log(max(found.get(token, 0.0), _SMALLEST)) for token in label_tokens]
+
+    def logits(inputs: dict[str, Tensor]) -> Tensor:
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        rows = zip(inputs["input_ids"].tolist(), lengths, strict=True)
+        return torch.tensor([log_probabilities(ids[:length]) for ids, length in rows])
+
+    return logits
+
+
+def _by_transformers(file: Path, label_tokens: Sequence[int] | None, labels: Sequence[str]) -> Logits:
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    assert sidecar.exported is not None
-    tokens = sidecar.exported.label_tokens
     language_model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=sidecar.exported.file,
+        file.parent,
+        gguf_file=file.name,
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
-    head = "channel" if tokens is None else "language_model"
-    model = with_language_model_head(head, language_model.eval(), sidecar.task.labels)
+    head = "channel" if label_tokens is None else "language_model"
+    model = with_language_model_head(head, language_model.eval(), labels)
 
     def logits(inputs: dict[str, Tensor]) -> Tensor:
         with torch.inference_mode():
             found = model(**inputs).logits
-        return found if tokens is None else found[:, tokens]
+        return found if label_tokens is None else found[:, list(label_tokens)]
 
     return logits
-
-
-def _by_llama_cpp(folder: Path, sidecar: Sidecar) -> Logits:
-    assert sidecar.exported is not None
-    tokens = sidecar.exported.label_tokens
-    model = _LlamaCpp(folder / sidecar.exported.file, sidecar.section.max_tokens)
-
-    def logits(inputs: dict[str, Tensor]) -> Tensor:
-        lengths = inputs["attention_mask"].sum(-1)
-        if tokens is not None:
-            rows = zip(inputs["input_ids"], lengths, strict=True)
-            found = [model.next_logits(ids[:length].tolist())[tokens] for ids, length in rows]
-            return torch.from_numpy(np.array(found))
-        scores = [
-            [
-                model.log_probability(ids[:length].tolist(), int(start))
-                for ids, length, start in zip(*query, strict=True)
-            ]
-            for query in zip(inputs["input_ids"], lengths, inputs["scored_from"], strict=True)
-        ]
-        return torch.tensor(scores)
-
-    return logits
-
-
-class _LlamaCpp:
-    """A model in llama.cpp that reads one sequence at a time."""
-
-    def __init__(self, file: Path, window: int) -> None:
-        import llama_cpp
-
-        self._model: Any = llama_cpp.Llama(
-            str(file), n_ctx=window, n_batch=window, n_ubatch=window, n_threads=torch.get_num_threads(),
-            n_threads_batch=torch.get_num_threads(), logits_all=True, verbose=False,
-        )  # fmt: skip
-
-    def next_logits(self, ids: list[int]) -> NDArray[np.float32]:
-        """Logits behind the last token, shape ``(vocabulary,)``."""
-        return self._read(ids)[-1].copy()
-
-    def log_probability(self, ids: list[int], start: int) -> float:
-        """Of the tokens from ``start`` on, behind those before."""
-        rows = log_softmax(self._read(ids)[start - 1 : -1].astype(np.float64), axis=-1)
-        return float(rows[np.arange(len(rows)), ids[start:]].sum())
-
-    def _read(self, ids: list[int]) -> NDArray[np.float32]:
-        self._model.reset()
-        self._model.eval(ids)
-        return self._model.scores[: len(ids)]
