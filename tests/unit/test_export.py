@@ -342,7 +342,7 @@ def test_the_card_of_a_student_alone(lively: Lively) -> None:
     text = (made.folder / "README.md").read_text(encoding="utf-8")
     assert "exported without a run's records" in text
     assert 'pipeline("text-classification", model="path/to/student", top_k=None)' in text
-    assert "Teacher |" not in text
+    assert "teacher" not in text.lower()
 
 
 # The Hub -----------------------------------------------------------------------------------------
@@ -455,5 +455,6 @@ def test_llama_cpp_cuts_texts_into_the_students_tokens(lively: Lively) -> None:
         asked = [completion_request(prompt, [262, 264]) for prompt in (text, writer.encoder.encode(text))]
         by_text, by_tokens = (server.handle_completions(request) for request in asked)
         assert by_text["usage"]["prompt_tokens"] == by_tokens["usage"]["prompt_tokens"]
-        found = [a["choices"][0]["logprobs"]["content"][0]["top_probs"] for a in (by_text, by_tokens)]
-        assert found[0] == found[1]
+        answers = [a["choices"][0]["logprobs"]["content"][0]["top_probs"] for a in (by_text, by_tokens)]
+        found = [{row["id"]: row["prob"] for row in rows} for rows in answers]
+        assert found[0] == pytest.approx(found[1], abs=1e-4)

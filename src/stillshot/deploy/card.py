@@ -79,7 +79,7 @@ def write_card(
     data = ModelCardData(
         library_name="transformers" if kind in ("merged", "hub") else kind.removesuffix("-int8"),
         pipeline_tag="text-classification",
-        tags=["stillshot", "text-classification", "context-distillation"],
+        tags=["stillshot", *(["context-distillation"] if cell and cell.teacher else [])],
         model_name=name,
         eval_results=_eval_results(cell) if cell else None,
         base_model=hub_name(student.section.model),
@@ -151,6 +151,7 @@ def _facts(provenance: Provenance) -> dict[str, Any]:
         "teacher_model": names.model_name(cell.teacher) if cell.teacher else "",
         "method": names.row_name(cell),
         "asked": ", ".join(filter(None, asked)),
+        "contexts": provenance.contexts,
         "context": contexts + (digest if provenance.contexts else ""),
         "data": f"{cell.labelled:,} labelled examples{queries}",
         "with_teacher": bool(cell.teacher_agreement),

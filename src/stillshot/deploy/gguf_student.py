@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
@@ -85,12 +86,12 @@ def completion_request(prompt: str | list[int], label_tokens: Sequence[int]) -> 
         "logit_bias": [[token, _BIAS] for token in label_tokens],
         "n_probs": len(label_tokens),
         "post_sampling_probs": True,
+        "cache_prompt": False,  # what was asked before changes the last digits
     }
 
 
 def _by_llama_cpp(file: Path, label_tokens: Sequence[int], window: int) -> Logits:
-    import xllamacpp
-
+    xllamacpp: Any = importlib.import_module("xllamacpp")  # a compiled module without types
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(file)
     parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = window + 1, 1, 0
