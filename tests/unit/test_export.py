@@ -324,8 +324,8 @@ def test_the_card_tells_what_the_run_knows_and_no_text_of_it(lively: Lively) -> 
         "| Labels | `negative` and `positive` |",
         "| Context | 1 of 2 demonstrations; SHA-256 of each: `c0ffee",
         "| Data | 4 labelled examples and 12 queries that the teacher labelled |",
-        "| test | in | 15 | 80.0 60.0 to 93.0 | 79.0 | 0.100 | 90.0 |",
-        "| far | out of | 15 | 60.0 60.0 to 93.0 | 79.0 | 0.100 | 70.0 |",
+        "| test | in | 15 | 80.0 [60.0 to 93.0] | 79.0 | 0.100 | 90.0 |",
+        "| far | out of | 15 | 60.0 [60.0 to 93.0] | 79.0 | 0.100 | 70.0 |",
         "on 30 held-out queries (the run's evaluation sets test, far): the same answer to 100.0 %",
         r'"Review: {text}\nGood?"',
     ):
@@ -383,6 +383,9 @@ def test_a_folder_for_the_hub_is_whole_and_uploaded_as_private(
     assert {"README.md", "model.safetensors", "stillshot.json", "tokenizer.json", "gguf/model.gguf"} <= set(
         files
     )
+    card = Path("out/hub/README.md").read_text(encoding="utf-8")
+    assert 'pipeline("text-classification", model="mine", top_k=None)' in card
+    assert "| `gguf/` | A GGUF file for llama.cpp, its matrices in float16 | 100.0 |" in card
 
 
 def test_without_the_network_the_folder_is_kept(lively: Lively) -> None:

@@ -87,6 +87,7 @@ def export(
             output or Path("exports") / student.resolve().name,
             queries=queries,
             floor=min_agreement,
+            repo=repo,
             report=lambda what, count, total: report("export", what, count, total),
         )
         refused = [made for made in done if not made.accepted]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,23 +61,54 @@ class Provenance:
         return cls(cell, tuple(known.get("contexts", ())))
 
 
-def write_card(
-    folder: Path,
-    name: str,
-    kind: ExportKind,
-    student: Student,
-    provenance: Provenance | None,
-    agreement: Agreement,
-    held_out: HeldOut,
-    exported: Exported | None,
-) -> None:
-    """Write the card of an export into its folder.
+@dataclass(frozen=True)
+class Describer:
+    """Writes the cards of a student's exports; they hold none of the texts that it or its teacher has seen.
 
-    It holds none of the texts that the student or its teacher has seen.
+    Attributes:
+        name: What the student is called.
+        repo: The Hub repository that a folder for the Hub goes to, if it goes to one.
     """
-    cell = provenance.cell if provenance else None
-    sidecar = student.sidecar(exported)
-    data = ModelCardData(
+
+    name: str
+    student: Student
+    provenance: Provenance | None
+    held_out: HeldOut
+    repo: str | None = None
+
+    def write(
+        self,
+        folder: Path,
+        kind: ExportKind,
+        agreement: Agreement,
+        exported: Exported | None,
+        beside: Sequence[tuple[ExportKind, Agreement]],
+    ) -> None:
+        """Write the card of an export into its folder; ``beside`` are other exports in folders below it."""
+        named = (self.repo.split("/")[-1], self.repo) if self.repo and kind == "hub" else None
+        name, place = named or (self.name, f"path/to/{self.name}")
+        sidecar, cell = self.student.sidecar(exported), self.provenance and self.provenance.cell
+        card = ModelCard.from_template(
+            _metadata(name, kind, self.student, cell or None),
+            template_path=str(_TEMPLATE),
+            name=name,
+            folder=place,
+            kind=kind,
+            kind_in_words=_KINDS[kind],
+            agreement=agreement,
+            beside=[(f"`{other}/`", _KINDS[other], names.percent(found.share)) for other, found in beside],
+            origin=self.held_out.origin,
+            template=sidecar.template and json.dumps(sidecar.template, ensure_ascii=False, indent=1),
+            **_traits(self.student),
+            **_completion(self.student, exported, sidecar.template),
+            **_inputs(self.student, sidecar.template),
+            **(_facts(self.provenance) if self.provenance else {}),
+        )
+        card.save(folder / CARD)
+
+
+def _metadata(name: str, kind: ExportKind, student: Student, cell: Cell | None) -> ModelCardData:
+    return ModelCardData(
         library_name="transformers" if kind in ("merged", "hub") else kind.removesuffix("-int8"),
         pipeline_tag="text-classification",
         tags=["stillshot", *(["context-distillation"] if cell and cell.teacher else [])],
@@ -84,29 +116,19 @@ def write_card(
         eval_results=_eval_results(cell) if cell else None,
         base_model=hub_name(student.section.model),
     )
-    card = ModelCard.from_template(
-        data,
-        template_path=str(_TEMPLATE),
-        name=name,
-        folder=f"path/to/{name}",
-        kind=kind,
-        kind_in_words=_KINDS[kind],
-        task=student.task,
-        student_model=names.model_name(student.section.model),
-        student_head=student.head,
-        head=names.HEADS[student.head],
-        labels=names.listed(f"`{label}`" for label in student.task.labels),
-        fields=names.listed(f"`{field}`" for field in student.task.fields),
-        max_tokens=student.section.max_tokens,
-        parameters=names.parameters(count_parameters(student.model)[0]),
-        agreement=agreement,
-        origin=held_out.origin,
-        template=sidecar.template and json.dumps(sidecar.template, ensure_ascii=False, indent=1),
-        **_completion(student, exported, sidecar.template),
-        **_inputs(student, sidecar.template),
-        **(_facts(provenance) if provenance else {}),
-    )
-    card.save(folder / CARD)
+
+
+def _traits(student: Student) -> dict[str, Any]:
+    return {
+        "task": student.task,
+        "student_model": names.model_name(student.section.model),
+        "student_head": student.head,
+        "head": names.HEADS[student.head],
+        "labels": names.listed(f"`{label}`" for label in student.task.labels),
+        "fields": names.listed(f"`{field}`" for field in student.task.fields),
+        "max_tokens": student.section.max_tokens,
+        "parameters": names.parameters(count_parameters(student.model)[0]),
+    }
 
 
 def _inputs(student: Student, template: Any) -> dict[str, str]:
@@ -165,7 +187,7 @@ def _row(cell: Cell, split: str) -> list[str]:
         split,
         "in" if split in cell.in_domain else "out of",
         f"{found.n:,}",
-        f"{names.percent(found.accuracy)} {names.interval(found.ci95)}",
+        f"{names.percent(found.accuracy)} [{names.interval(found.ci95)}]",
         names.percent(found.macro_f1),
         names.decimal(found.ece),
     ]

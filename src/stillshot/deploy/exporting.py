@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stillshot.config import AGREEMENT_FLOORS, ExportKind
 from stillshot.deploy import gguf_export, onnx_export
 from stillshot.deploy.agreement import Agreement
-from stillshot.deploy.card import Provenance, write_card
+from stillshot.deploy.card import Describer, Provenance
 from stillshot.deploy.held_out import HeldOut, held_out_queries
 from stillshot.deploy.merged import load_in_float32, merge
 from stillshot.deploy.predictor import load_predictor
@@ -55,6 +55,7 @@ def export_student(
     *,
     queries: Path | None = None,
     floor: float | None = None,
+    repo: str | None = None,
     report: Report = lambda *_: None,
 ) -> list[Export]:
     """Export a student, each kind into a folder of ``output`` with its name.
@@ -68,6 +69,7 @@ def export_student(
         queries: A file of held-out queries; if ``None``, the evaluated items of the student's run.
         floor: The least agreement to accept; if ``None``, that of each kind
             (:data:`stillshot.config.AGREEMENT_FLOORS`).
+        repo: The Hub repository that the folder ``hub`` is for, by which its card calls it.
 
     Raises:
         ModelError: There is no student, or it cannot be exported so.
@@ -86,17 +88,19 @@ def export_student(
     report("the student's own answers", 0, 0)
     expected = student.predict_proba(held_out.queries)
     student = merge(student)
+    describer = Describer(folder.resolve().name, student, provenance, held_out, repo)
     done: list[Export] = []
     for number, kind in enumerate(ordered):
-        report(f"exporting to {kind}", number, len(ordered))
         least = AGREEMENT_FLOORS[kind] if floor is None else floor
         with _whole_folder(output / kind) as scratch:
+            report(f"exporting to {kind}", number, len(ordered))
             exported = _write(kind, student, scratch, done)
+            beside = [other for other in done if kind == "hub" and other.kind != "merged"]
+            for other in beside:
+                shutil.copytree(other.folder, scratch / other.kind)
             report(f"verifying {kind}", number, len(ordered))
             agreement = _verified(kind, scratch, held_out, expected)
-            write_card(
-                scratch, folder.resolve().name, kind, student, provenance, agreement, held_out, exported
-            )
+            describer.write(scratch, kind, agreement, exported, [(o.kind, o.agreement) for o in beside])
         size = sum(file.stat().st_size for file in (output / kind).rglob("*") if file.is_file())
         done.append(Export(kind, output / kind, size, agreement, least))
     return done
@@ -113,10 +117,6 @@ def _write(kind: ExportKind, student: Student, folder: Path, others: Sequence[Ex
     """Write an export's files but for its card; what its sidecar says of weights that PyTorch does not load."""
     if kind in ("merged", "hub"):
         student.save(folder)
-        if kind == "hub":
-            for other in others:
-                if other.kind != "merged":
-                    shutil.copytree(other.folder, folder / other.kind)
         return None
     student.tokenizer.save_pretrained(folder)
     student.model.config.save_pretrained(folder)
