@@ -76,6 +76,9 @@ def test_a_merged_student_is_a_plain_classifier_with_its_labels(lively: Lively, 
     plain = AutoModelForSequenceClassification.from_pretrained(made.folder)
     assert plain.config.id2label == {0: "negative", 1: "positive"}
     assert not list(made.folder.glob("adapter*"))
+    assert not [
+        file for file in made.folder.glob("*.json") if lively(model) in file.read_text(encoding="utf-8")
+    ]
     template = json.loads((made.folder / "stillshot.json").read_text())["template"]
     assert template == (None if model == "bert" else "Review: {text}\nGood?")
     texts = [query.fields["text"] for query in QUERIES[:5]]

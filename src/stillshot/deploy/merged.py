@@ -38,5 +38,10 @@ def merge(student: Student) -> Student:
     if student.head == "label":
         model.config.id2label = dict(enumerate(student.task.labels))
         model.config.label2id = {label: index for index, label in enumerate(student.task.labels)}
-    section = student.section.model_copy(update={"tuning": "full"})
+    section = student.section.model_copy(update={"tuning": "full", "model": _named(student.section.model)})
     return Student(model.eval(), student.tokenizer, student.task, student.prompt, section, student.head)
+
+
+def _named(model: str) -> str:
+    """The model without its place on this machine, which is nobody's business where the export goes."""
+    return f"./{Path(model).name}" if Path(model).is_dir() else model
