@@ -150,6 +150,15 @@ def test_int8_holds_word_embeddings_and_products_in_8_bits(lively: Lively) -> No
     assert sizes[1] < sizes[0]
 
 
+def test_a_decoder_in_8_bits_has_a_scale_a_block(lively: Lively) -> None:
+    (made,) = exported(save_student(Path("student"), lively("llama")), "onnx-int8", floor=0.9)
+    assert made.agreement.share >= 0.9
+    assert 0 < made.agreement.largest_difference < 0.2
+    kinds = [node.op_type for node in onnx.load(made.folder / "model.onnx").graph.node]
+    assert kinds.count("MatMulNBits") == 2 * 7 + 1  # all projections of both layers, and the score layer
+    assert "MatMulInteger" not in kinds
+
+
 def test_threads_of_an_onnx_student_can_be_chosen(bert_onnx: tuple[Path, Path]) -> None:
     student = OnnxStudent.load(bert_onnx[1], threads=2)
     assert student.session.get_session_options().intra_op_num_threads == 2

@@ -21,6 +21,7 @@ from stillshot.deploy.held_out import HeldOut, held_out_queries
 from stillshot.deploy.merged import load_in_float32, merge
 from stillshot.deploy.predictor import load_predictor
 from stillshot.errors import RunFolderError, WorkError
+from stillshot.student.features import DecoderFeaturizer
 from stillshot.student.saved import Student
 from stillshot.student.sidecar import SIDECAR, Exported
 
@@ -138,7 +139,8 @@ def _write_onnx(kind: ExportKind, student: Student, file: Path, others: Sequence
         if full is None:
             full = Path(folder)
             onnx_export.write_onnx(student, full / onnx_export.MODEL_FILE)
-        onnx_export.write_int8(full / onnx_export.MODEL_FILE, file)
+        decoder = isinstance(student.featurizer, DecoderFeaturizer)
+        onnx_export.write_int8(full / onnx_export.MODEL_FILE, file, decoder=decoder)
 
 
 def _verified(kind: ExportKind, folder: Path, held_out: HeldOut, expected: NDArray[np.float64]) -> Agreement:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from stillshot.types import Example
 MODEL_FILE = "model.onnx"
 # A protocol buffer holds 2 GiB; what is larger goes into a file beside it.
 _LARGEST_FILE_BYTES = 2_000_000_000
+_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "onnxruntime.quantization.matmul_nbits_quantizer", "root")
+_BLOCK = 32  # inputs of a matrix that share a scale
 
 
 def check_onnx(student: Student) -> None:
@@ -73,24 +77,47 @@ def write_onnx(student: Student, file: Path) -> None:
         ) from error
 
 
-def write_int8(source: Path, target: Path) -> None:
+def write_int8(source: Path, target: Path, *, decoder: bool) -> None:
     """Quantize an ONNX file: weights of matrix products and of word embeddings have 8 bits.
 
-    Products take their inputs in 8 bits too, whose range is found anew for each batch, so nothing needs to
-    be calibrated. Weights have a scale for each output channel and use 7 of their 8 bits: on processors
-    without VNNI, sums of full 8-bit products overflow.
+    Products of an encoder take their inputs in 8 bits too, whose range is found anew for each batch, so
+    nothing needs to be calibrated. Weights have a scale for each output channel and use 7 of their 8 bits: on
+    processors without VNNI, sums of full 8-bit products overflow. A decoder's states have a few channels far
+    larger than all others, which leave the others no digits in one range; its products have a scale for every
+    block of inputs and weights instead, and are slower.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet():
+    products = [] if decoder else ["MatMul", "Gemm"]
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        quantized = Path(folder) / MODEL_FILE if decoder else target
         quantize_dynamic(
             source,
-            target,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            quantized,
+            op_types_to_quantize=["Gather", *products],
             weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
+            per_channel=not decoder,
+            reduce_range=not decoder,
         )
+        if decoder:
+            _write_blockwise(quantized, target)
+
+
+def _write_blockwise(source: Path, target: Path) -> None:
+    """Quantize matrix products in blocks, weights and inputs alike."""
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
+
+    in_8_bits = 4  # ONNX Runtime's level of accuracy at which inputs have 8 bits
+    settings = DefaultWeightOnlyQuantConfig(
+        block_size=_BLOCK, is_symmetric=True, accuracy_level=in_8_bits, bits=8
+    )
+    quantizer: Any = MatMulNBitsQuantizer(onnx.load(source), algo_config=settings)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(target), False)
 
 
 class _LabelLogits(nn.Module):
@@ -123,7 +150,7 @@ def _example_inputs(student: Student) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Leave out what exporters warn of along the way; errors are raised all the same."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
