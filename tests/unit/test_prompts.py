@@ -396,3 +396,12 @@ def test_more_shots_than_examples_of_a_label_are_refused() -> None:
     labelled = [review(f"{number}", "negative") for number in range(5)] + [review("one", "positive")]
     with pytest.raises(DataError, match=r"4 demonstrations needs 2 of label 'positive', but 1"):
         draw_contexts(labelled, LABELS, Budget(labelled=6, num_contexts=1, num_shots=4), seed=0)
+
+
+def test_a_contexts_digest_tells_texts_labels_and_order() -> None:
+    shown = reviews(3)
+    key = Context(tuple(shown)).key
+    assert key == Context(tuple(reviews(3))).key
+    relabelled = Example(shown[0].fields, "positive")
+    others = [shown[::-1], shown[:2], [relabelled, *shown[1:]], [*shown[:2], review("another", "negative")]]
+    assert len({key, *(Context(tuple(other)).key for other in others)}) == 5

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from stillshot.cli.check import check
+from stillshot.cli.export import export
 from stillshot.cli.init import init
 from stillshot.cli.plan import plan
 from stillshot.cli.predict import predict
@@ -71,7 +72,7 @@ def _options(
     pass
 
 
-for command in (init, check, plan, run, label, train, evaluate, report, predict, serve):
+for command in (init, check, plan, run, label, train, evaluate, report, predict, export, serve):
     app.command()(command)
 
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stillshot.cli.answers import PREDICTION, PROBABILITIES, TABLE_SUFFIXES, answer_sink
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
-from stillshot.errors import DataError, StillshotError, WorkError
+from stillshot.errors import DataError
 
 if TYPE_CHECKING:
-    from stillshot.student.saved import Student
+    from stillshot.deploy.predictor import Predictor
 
 CHUNK_LINES = 1024
 QUIET_SECONDS = 2.0
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 # A row and where it was read; what is not an object was a text alone.
 Row = tuple[str, Any]
@@ -33,7 +31,7 @@ def predict(
         Path,
         typer.Argument(
             metavar="MODEL_DIR",
-            help="A student: a folder under a run's students/, or a run with one distilled student.",
+            help="A student or an export: a folder under a run's students/, a run with one distilled student, or what `export` wrote.",
         ),
     ],
     file: Annotated[
@@ -43,13 +41,19 @@ def predict(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here. Without it, to stdout.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write here, as a table where it ends in .csv, .tsv or .parquet. Without it, to stdout.",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Queries at a time.")] = 32,
 ) -> None:
-    """Answer queries with a trained student.
+    """Answer queries with a trained student, or with an export of one.
 
-    Each comes back as it was, with `prediction` and `probabilities` added, as JSONL. A line is an object with the task's fields, or for a task of one field a JSON string.
+    Each comes back as it was, with `prediction` and `probabilities` added, as JSONL; in a table, each label's probability is a column. A line is an object with the task's fields, or for a task of one field a JSON string.
 
     \b
     Example:
@@ -58,17 +62,15 @@ def predict(
     rows = _rows(file)
     with progress(after_seconds=QUIET_SECONDS) as report:
         report("predict", "loading the student", 0, 0)
+        from stillshot.deploy.predictor import load_predictor
         from stillshot.evaluate.runner import quiet_libraries
-        from stillshot.student.saved import Student
 
         quiet_libraries()
-        student = Student.load(find_student(model))
+        student = load_predictor(find_student(model))
         done = 0
-        with _sink(output) as sink:
+        with answer_sink(output) as sink:
             while chunk := list(itertools.islice(rows, CHUNK_LINES)):
-                for answer in _answers(student, chunk, batch_size):
-                    sink.write(_line(answer))
-                sink.flush()
+                sink.write(_answers(student, chunk, batch_size))
                 done += len(chunk)
                 report("predict", "answering queries", done, 0)
     if not done:
@@ -76,23 +78,18 @@ def predict(
         typer.echo(f"note: {name} holds no queries, so nothing was answered.", err=True)
 
 
-def _answers(student: Student, rows: list[Row], batch_size: int) -> Iterator[dict[str, Any]]:
+def _answers(student: Predictor, rows: list[Row], batch_size: int) -> Iterator[dict[str, Any]]:
     from stillshot.data.files import examples_in
+    from stillshot.student.saved import as_predictions
 
     # A query has no label and no group, so none of its columns can keep it from being answered.
     task = student.task.model_copy(update={"drop_labels": [], "groups": []})
     objects = [(where, _object(where, row, task.fields)) for where, row in rows]
     examples = examples_in(objects, task, task.sources.local, labels=False)
-    for (_, row), answer in zip(objects, student.predict(examples, batch_size), strict=True):
+    answers = as_predictions(task.labels, student.predict_proba(examples, batch_size))
+    for (_, row), answer in zip(objects, answers, strict=True):
         probabilities = {label: round(value, 6) for label, value in answer.probabilities.items()}
-        yield {**row, "prediction": answer.label, "probabilities": probabilities}
-
-
-def _line(answer: Mapping[str, Any]) -> bytes:
-    try:
-        return (json.dumps(answer, ensure_ascii=False, default=str) + "\n").encode()
-    except UnicodeEncodeError:  # half a character in a column that no field reads
-        return (json.dumps(answer, default=str) + "\n").encode()
+        yield {**row, PREDICTION: answer.label, PROBABILITIES: probabilities}
 
 
 def _object(where: str, row: Any, fields: list[str]) -> Mapping[str, Any]:
@@ -146,26 +143,3 @@ def _json_rows(lines: Iterable[bytes], name: str) -> Iterator[Row]:
             raise DataError(
                 f"{where} is not valid JSON: {reason}. Each line must be one whole object."
             ) from None
-
-
-# Writing -----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _sink(output: Path | None) -> Iterator[BinaryIO]:
-    """Stdout, or a file that appears under its name only when all of it is written."""
-    if output is None:
-        yield typer.get_binary_stream("stdout")
-        return
-    scratch = output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as sink:
-            yield sink
-        scratch.replace(output)
-    except StillshotError:
-        raise
-    except OSError as error:
-        raise WorkError(f"{output} could not be written: {error}. Nothing was left there.") from error
-    finally:
-        scratch.unlink(missing_ok=True)

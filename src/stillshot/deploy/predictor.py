@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stillshot.config import TaskDefinition
 from stillshot.student.features import Featurizer
 from stillshot.student.saved import Query, Student
+from stillshot.student.sidecar import Sidecar
 
 
 class Predictor(Protocol):
@@ -29,9 +30,18 @@ class Predictor(Protocol):
 
 
 def load_predictor(folder: str | Path) -> Predictor:
-    """The student in a folder, run by PyTorch.
+    """The student in a folder, run by PyTorch, or an export of one, run by what it was exported to.
 
     Raises:
-        ModelError: The folder holds no student.
+        ModelError: The folder holds neither, or what runs the export is not installed.
     """
-    return Student.load(folder)
+    exported = Sidecar.read(Path(folder)).exported
+    if exported is None:
+        return Student.load(folder)
+    if exported.kind == "gguf":
+        from stillshot.deploy.gguf_student import GgufStudent
+
+        return GgufStudent.load(folder)
+    from stillshot.deploy.onnx_student import OnnxStudent
+
+    return OnnxStudent.load(folder)

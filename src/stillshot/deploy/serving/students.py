@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from stillshot.config import TaskDefinition
 from stillshot.deploy.predictor import Predictor, load_predictor
-from stillshot.deploy.serving.teacher import RunTeacher, run_of
+from stillshot.deploy.serving.teacher import RunTeacher
 from stillshot.errors import ModelError
+from stillshot.evaluate.folder import RunFolder
 from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Example
 
@@ -81,6 +82,6 @@ def load_students(
         if with_teachers:
             report(f"loading the teacher of {name}")
             teacher = RunTeacher.of(folder, teachers)
-        run = run_of(folder)
+        run = RunFolder.around(folder)
         students.append(ServedStudent(name, predictor, run.report if run else None, teacher))
     return students

@@ -23,15 +23,6 @@ from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Context, Example
 
 
-def run_of(folder: Path) -> RunFolder | None:
-    """The run that a folder lies in."""
-    for parent in folder.resolve().parents:
-        run = RunFolder(parent)
-        if run.recipe.is_file() and run.machine.is_file():
-            return run
-    return None
-
-
 @dataclass(frozen=True)
 class RunTeacher:
     """A teacher with its contexts. It gives the soft labels that the run has, and those of new queries.
@@ -58,7 +49,7 @@ class RunTeacher:
             RunFolderError: The folder lies in no run, is none of its cells, or nothing was labelled for it.
             StillshotError: The run's data or the teacher cannot be had any more.
         """
-        run = run_of(folder)
+        run = RunFolder.around(folder)
         if run is None:
             raise RunFolderError(
                 f"{folder} lies in no run, so its teacher and context are not known. Give a folder under a run's "

@@ -1,0 +1,34 @@
+"""A student in ONNX Runtime, with neither Stillshot nor PyTorch nor transformers.
+
+stillshot export runs/first --to onnx-int8 -o exports/first
+python examples/onnx_runtime.py exports/first/onnx-int8 "a stirring film" "no movement, no yuks"
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder, texts = Path(sys.argv[1]), sys.argv[2:]
+student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
+(field,) = student["task"]["fields"]
+template = student["template"] or f"{{{field}}}"
+
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.no_padding()
+tokenizer.enable_truncation(student["student"]["max_tokens"])
+session = onnxruntime.InferenceSession(folder / student["exported"]["file"])
+wanted = {node.name for node in session.get_inputs()}
+for text in texts:
+    encoded = tokenizer.encode(template.replace(f"{{{field}}}", text))
+    inputs = {
+        "input_ids": encoded.ids,
+        "attention_mask": encoded.attention_mask,
+        "token_type_ids": encoded.type_ids,
+    }
+    (logits,) = session.run(["logits"], {name: np.array([inputs[name]]) for name in wanted})
+    odds = np.exp(logits[0] - logits[0].max())
+    print(json.dumps(dict(zip(student["labels"], (odds / odds.sum()).round(4).tolist(), strict=True))))

@@ -1,0 +1,135 @@
+"""A student exported to GGUF, run by llama.cpp where that can, else by transformers, which reads the same file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stillshot.config import TaskDefinition
+from stillshot.errors import ModelError, WorkError
+from stillshot.models import load
+from stillshot.models.resolve import resolve_model
+from stillshot.student.features import Featurizer
+from stillshot.student.heads import with_language_model_head
+from stillshot.student.saved import Query, answer_in_batches, build_featurizer, gathered
+from stillshot.student.sidecar import Sidecar
+
+_BIAS = 100.0  # more than logits differ by, and small enough to leave them their digits
+_SMALLEST = 1e-30
+Logits = Callable[[dict[str, Tensor]], Tensor]  # of a batch's inputs, shape (batch, labels)
+
+
+class GgufStudent:
+    """Answers as the student does that was exported; see :class:`stillshot.deploy.predictor.Predictor`.
+
+    The featurizer is the student's own, and its tokens are what llama.cpp is given. Without the package
+    xllamacpp, and for a channel head, whose scores of a prompt's own tokens llama.cpp's server does not tell,
+    transformers reads the file into PyTorch, which takes more memory.
+    """
+
+    def __init__(self, logits: Logits, task: TaskDefinition, featurizer: Featurizer) -> None:
+        self.logits, self.task, self.featurizer = logits, task, featurizer
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """An export in a folder.
+
+        Raises:
+            ModelError: The folder holds no such export.
+        """
+        folder = Path(folder)
+        sidecar = Sidecar.read(folder)
+        if sidecar.exported is None or sidecar.exported.kind != "gguf":
+            raise ModelError(f"{folder} holds no GGUF export. Make one: stillshot export {folder} --to gguf")
+        resolved = resolve_model(str(folder))
+        featurizer = build_featurizer(
+            sidecar.task,
+            sidecar.prompt,
+            sidecar.section,
+            sidecar.head,
+            load.load_tokenizer(resolved),
+            load.load_config(resolved),
+        )
+        file, tokens = folder / sidecar.exported.file, sidecar.exported.label_tokens
+        if tokens is not None and importlib.util.find_spec("xllamacpp") is not None:
+            logits = _by_llama_cpp(file, tokens, sidecar.section.max_tokens)
+        else:
+            logits = _by_transformers(file, tokens, sidecar.task.labels)
+        return cls(logits, sidecar.task, featurizer)
+
+    def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
+        """Probabilities over ``task.labels``, shape ``(queries, labels)``."""
+        batches = answer_in_batches(queries, self.task, self.featurizer, batch_size, self.logits)
+        return gathered(batches, len(queries), len(self.task.labels))
+
+
+def completion_request(prompt: str | list[int], label_tokens: Sequence[int]) -> dict[str, Any]:
+    """What llama.cpp's server is asked, at ``/v1/completions``, to choose among the labels and nothing else.
+
+    The bias lifts the labels' tokens alike above all others, so the probabilities that are told are the
+    student's.
+    """
+    return {
+        "prompt": prompt,
+        "max_tokens": 1,
+        "temperature": 1.0,
+        "samplers": ["temperature"],
+        "logit_bias": [[token, _BIAS] for token in label_tokens],
+        "n_probs": len(label_tokens),
+        "post_sampling_probs": True,
+        "cache_prompt": False,  # what was asked before changes the last digits
+    }
+
+
+def _by_llama_cpp(file: Path, label_tokens: Sequence[int], window: int) -> Logits:
+    xllamacpp: Any = importlib.import_module("xllamacpp")  # a compiled module without types
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(file)
+    parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = window + 1, 1, 0
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
+    parameters.warmup, parameters.verbosity = False, -1
+    server = xllamacpp.Server(parameters)
+
+    def log_probabilities(ids: list[int]) -> list[float]:
+        answer: Any = server.handle_completions(completion_request(ids, label_tokens))
+        if "choices" not in answer:
+            raise WorkError(f"llama.cpp could not read a query with {file}: {answer}")
+        (token,) = answer["choices"][0]["logprobs"]["content"]
+        found = {row["id"]: row["prob"] for row in token["top_probs"]}
+        return [math.log(max(found.get(token, 0.0), _SMALLEST)) for token in label_tokens]
+
+    def logits(inputs: dict[str, Tensor]) -> Tensor:
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        rows = zip(inputs["input_ids"].tolist(), lengths, strict=True)
+        return torch.tensor([log_probabilities(ids[:length]) for ids, length in rows])
+
+    return logits
+
+
+def _by_transformers(file: Path, label_tokens: Sequence[int] | None, labels: Sequence[str]) -> Logits:
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    language_model = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    head = "channel" if label_tokens is None else "language_model"
+    model = with_language_model_head(head, language_model.eval(), labels)
+
+    def logits(inputs: dict[str, Tensor]) -> Tensor:
+        with torch.inference_mode():
+            found = model(**inputs).logits
+        return found if label_tokens is None else found[:, list(label_tokens)]
+
+    return logits

@@ -1,0 +1,70 @@
+"""The examples give the student's answers, in programs that do not know Stillshot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from saved_students import save_student, write_queries
+
+from stillshot.config import ExportKind
+from stillshot.deploy.exporting import export_student
+from stillshot.student.saved import Student
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TEXTS = ["a stirring film", "no movement, no yuks {at all}"]
+Lively = Callable[[str], str]
+
+
+def assert_gives_the_answers(name: str, folder: Path, student: Path, unknown: str = "stillshot") -> None:
+    """Run an example in a process in which some modules cannot be imported."""
+    run = f"import runpy, sys; sys.modules.update(dict.fromkeys({unknown.split()!r})); sys.argv = sys.argv[1:]; "
+    run += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", run, str(EXAMPLES / name), str(folder), *TEXTS],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = [answer.probabilities for answer in Student.load(student).predict(TEXTS)]
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-3)
+
+
+def export(student: Path, kind: ExportKind, output: Path) -> Path:
+    (made,) = export_student(student, [kind], output, queries=write_queries(output.parent / "queries.jsonl"))
+    return made.folder
+
+
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_onnx_runtime_alone(lively: Lively, tmp_path: Path, model: str) -> None:
+    student = save_student(tmp_path / "student", lively(model))
+    folder = export(student, "onnx", tmp_path / "exports")
+    assert_gives_the_answers("onnx_runtime.py", folder, student, unknown="stillshot torch transformers")
+
+
+def test_transformers_alone(lively: Lively, tmp_path: Path) -> None:
+    student = save_student(tmp_path / "student", lively("opt"), tuning="lora")
+    assert_gives_the_answers(
+        "transformers_pipeline.py", export(student, "merged", tmp_path / "exports"), student
+    )
+
+
+def test_peft_alone(lively: Lively, tmp_path: Path) -> None:
+    student = save_student(tmp_path / "student", lively("llama"), tuning="lora")
+    assert_gives_the_answers("peft_adapter.py", student, student)
+
+
+@pytest.mark.parametrize("head", ["label", "language_model"])
+def test_llama_cpp_alone(lively: Lively, tmp_path: Path, head: str) -> None:
+    pytest.importorskip("xllamacpp")
+    student = save_student(tmp_path / "student", lively("llama"), head=head)
+    folder = export(student, "gguf", tmp_path / "exports")
+    assert_gives_the_answers("llama_cpp_gguf.py", folder, student, unknown="stillshot torch transformers")

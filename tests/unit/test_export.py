@@ -1,0 +1,475 @@
+"""Exports answer as their student does, are verified on the spot, and never take another's place."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from cli_calls import call, refused
+from doubles import PAIRS, reviews
+from huggingface_hub import ModelCard
+from saved_students import CELL, save_student, write_queries, write_run
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, pipeline
+
+from stillshot.config import ExportKind, Prompt
+from stillshot.deploy.exporting import Export, export_student
+from stillshot.deploy.gguf_student import completion_request
+from stillshot.deploy.onnx_student import OnnxStudent
+from stillshot.deploy.predictor import load_predictor
+from stillshot.errors import ModelError, WorkError
+from stillshot.student.saved import Student
+from stillshot.student.sidecar import Sidecar
+from stillshot.types import Example
+
+Lively = Callable[[str], str]
+QUERIES = reviews(24, seed=9, longest=90)
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def exported(folder: Path, *kinds: ExportKind, **settings: Any) -> list[Export]:
+    return export_student(
+        folder, kinds, Path("out"), queries=write_queries(Path("queries.jsonl")), **settings
+    )
+
+
+def assert_same(export: Export, student: Path, tolerance: float = 1e-4) -> None:
+    """The export answers as the student, alone and in batches, and its record says so."""
+    expected = Student.load(student).predict_proba(QUERIES)
+    assert expected[:, 0].std() > 0.02
+    predictor = load_predictor(export.folder)
+    for batch_size in (1, 7, 32):
+        np.testing.assert_allclose(predictor.predict_proba(QUERIES, batch_size), expected, atol=tolerance)
+    assert predictor.predict_proba([]).shape == (0, 2)
+    assert export.agreement.share == 1.0
+    assert export.agreement.largest_difference < tolerance
+    assert export.size_bytes == sum(f.stat().st_size for f in export.folder.rglob("*") if f.is_file())
+
+
+@pytest.fixture(scope="module")
+def bert_onnx(lively: Lively, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An encoder student, and its export to ONNX; both are only read."""
+    folder = tmp_path_factory.mktemp("bert")
+    student = save_student(folder / "student", lively("bert"))
+    queries = write_queries(folder / "queries.jsonl")
+    (made,) = export_student(student, ["onnx"], folder / "out", queries=queries)
+    return student, made.folder
+
+
+# Merged ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["bert", "llama", "opt"])
+def test_a_merged_student_is_a_plain_classifier_with_its_labels(lively: Lively, model: str) -> None:
+    folder = save_student(Path("student"), lively(model), tuning="lora")
+    (made,) = exported(folder, "merged")
+    assert_same(made, folder)
+    plain = AutoModelForSequenceClassification.from_pretrained(made.folder)
+    assert plain.config.id2label == {0: "negative", 1: "positive"}
+    assert not list(made.folder.glob("adapter*"))
+    assert not [
+        file for file in made.folder.glob("*.json") if lively(model) in file.read_text(encoding="utf-8")
+    ]
+    template = json.loads((made.folder / "stillshot.json").read_text())["template"]
+    assert template == (None if model == "bert" else "Review: {text}\nGood?")
+    texts = [query.fields["text"] for query in QUERIES[:5]]
+    read = [template.replace("{text}", text) if template else text for text in texts]
+    classify: Any = pipeline("text-classification", model=str(made.folder), top_k=None)
+    found = [{score["label"]: score["score"] for score in answer} for answer in classify(read)]
+    expected = Student.load(folder).predict(texts)
+    for answer, prediction in zip(found, expected, strict=True):
+        assert answer == pytest.approx(prediction.probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize("head", ["channel", "language_model"])
+def test_a_merged_student_with_another_head_is_a_causal_model(lively: Lively, head: str) -> None:
+    folder = save_student(Path("student"), lively("qwen2"), tuning="lora", head=head)
+    (made,) = exported(folder, "merged")
+    assert_same(made, folder)
+    AutoModelForCausalLM.from_pretrained(made.folder)
+
+
+def test_channel_templates_stand_in_the_folder(lively: Lively) -> None:
+    folder = save_student(Path("student"), lively("llama"), head="channel")
+    template = json.loads((folder / "stillshot.json").read_text())["template"]
+    assert template == {"negative": ["It is bad:", " {text}"], "positive": ["It is good:", " {text}"]}
+
+
+# ONNX --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("llama", {"tuning": "lora"}),
+        ("opt", {"tuning": "bitfit"}),
+        ("qwen2", {"head": "language_model"}),
+    ],
+    ids=["llama-lora", "opt-bitfit", "qwen2-language-model"],
+)
+def test_an_onnx_export_answers_as_its_student(lively: Lively, model: str, settings: dict[str, Any]) -> None:
+    folder = save_student(Path("student"), lively(model), **settings)
+    (made,) = exported(folder, "onnx")
+    assert_same(made, folder)
+    assert sorted(file.name for file in made.folder.glob("*.onnx*")) == ["model.onnx"]
+
+
+def test_an_onnx_export_of_pairs_reads_the_same_tokens(lively: Lively) -> None:
+    folder = save_student(Path("student"), lively("bert"), task=PAIRS, max_tokens=24)
+    pairs = [{"premise": "a man sleeps <eos> " * n, "hypothesis": "a man is awake" * n} for n in (1, 2, 3)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (made,) = export_student(folder, ["onnx"], Path("out"), queries=Path("pairs.jsonl"))
+    student, predictor = Student.load(folder), load_predictor(made.folder)
+    np.testing.assert_allclose(predictor.predict_proba(pairs), student.predict_proba(pairs), atol=1e-4)
+    examples = [Example(pair) for pair in pairs]
+    assert predictor.featurizer.features(examples) == student.featurizer.features(examples)
+
+
+def test_int8_holds_word_embeddings_and_products_in_8_bits(lively: Lively) -> None:
+    folder = save_student(Path("student"), lively("bert"))
+    full, small = exported(folder, "onnx-int8", "onnx", floor=0.9)
+    assert [made.kind for made in (full, small)] == ["onnx", "onnx-int8"]
+    assert small.agreement.share >= 0.9
+    assert 0 < small.agreement.largest_difference < 0.2
+    weights = onnx.load(small.folder / "model.onnx").graph.initializer
+    assert not [
+        w.name for w in weights if w.data_type == onnx.TensorProto.FLOAT and np.prod(w.dims) >= 32 * 32
+    ]
+    eight = {tuple(w.dims) for w in weights if w.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)}
+    assert {(320, 32), (2048, 32), (32, 32), (32, 64), (64, 32)} <= eight
+    sizes = [(made.folder / "model.onnx").stat().st_size for made in (full, small)]
+    assert sizes[1] < sizes[0]
+
+
+def test_a_decoder_in_8_bits_has_a_scale_a_block(lively: Lively) -> None:
+    (made,) = exported(save_student(Path("student"), lively("llama")), "onnx-int8", floor=0.9)
+    assert made.agreement.share >= 0.9
+    assert 0 < made.agreement.largest_difference < 0.2
+    kinds = [node.op_type for node in onnx.load(made.folder / "model.onnx").graph.node]
+    assert kinds.count("MatMulNBits") == 2 * 7 + 1  # all projections of both layers, and the score layer
+    assert "MatMulInteger" not in kinds
+
+
+def test_threads_of_an_onnx_student_can_be_chosen(bert_onnx: tuple[Path, Path]) -> None:
+    student = OnnxStudent.load(bert_onnx[1], threads=2)
+    assert student.session.get_session_options().intra_op_num_threads == 2
+
+
+def test_pytorch_says_how_an_export_is_loaded(bert_onnx: tuple[Path, Path]) -> None:
+    student, folder = bert_onnx
+    with pytest.raises(
+        ModelError, match=r"exported to onnx, which PyTorch does not load. Use .*load_predictor"
+    ):
+        Student.load(folder)
+    with pytest.raises(ModelError, match="exported to onnx"):
+        exported(folder, "merged")
+    with pytest.raises(ModelError, match="holds no ONNX export"):
+        OnnxStudent.load(student)
+
+
+# What cannot be exported ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "kind", "message"),
+    [
+        (
+            "llama",
+            {"head": "channel"},
+            "onnx",
+            "A channel head .* has no ONNX export. Use --to merged or --to gguf",
+        ),
+        ("bert", {}, "gguf", "GGUF is for decoders; .* is an encoder. Use --to onnx"),
+        ("opt", {}, "gguf", "GGUF is written for llama, mistral, qwen2, qwen3 models, not for opt"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_before_anything_is_written(
+    lively: Lively, model: str, settings: dict[str, Any], kind: ExportKind, message: str
+) -> None:
+    folder = save_student(Path("student"), lively(model), **settings)
+    with pytest.raises(ModelError, match=message):
+        exported(folder, "merged", kind)
+    assert not Path("out").exists()
+
+
+def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(lively: Lively) -> None:
+    folder = save_student(Path("student"), lively("llama"))
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["pre_tokenizer"]["add_prefix_space"] = True
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelError, match="is none that is written to GGUF here"):
+        exported(folder, "gguf")
+
+
+# Verification ------------------------------------------------------------------------------------
+
+
+class Contrary:
+    """A predictor that answers the opposite of a student's to some of the queries."""
+
+    def __init__(self, folder: str | Path, wrong: int) -> None:
+        self.student, self.wrong = Student.load(folder), wrong
+
+    def predict_proba(self, queries: Sequence[Any], batch_size: int = 32) -> Any:
+        found = self.student.predict_proba(queries, batch_size)
+        found[: self.wrong] = found[: self.wrong, ::-1]
+        return found
+
+
+def test_an_export_that_agrees_too_little_is_kept_and_told(
+    lively: Lively, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_student(Path("student"), lively("bert"))
+    write_queries(Path("queries.jsonl"))
+    monkeypatch.setattr("stillshot.deploy.exporting.load_predictor", lambda folder: Contrary(folder, 3))
+    arguments = ("export", "student", "--to", "merged", "-o", "out", "--queries", "queries.jsonl")
+    result = call(*arguments, "--json")
+    assert result.exit_code == 1
+    (made,) = json.loads(result.stdout)["exports"]
+    assert (made["queries"], made["agreement"], made["accepted"]) == (24, 0.875, False)
+    assert made["largest_difference"] > 0.01
+    assert "87.5 % of the held-out queries, and 99 % were asked for. It is kept in" in result.stderr
+    assert (Path(made["folder"]) / "model.safetensors").is_file()
+    assert "the same answer to 87.5 %" in (Path(made["folder"]) / "README.md").read_text().replace("\n", " ")
+    advised = result.stderr.split("--min-agreement ")[1].split()[0].rstrip(".")
+    accepted = call(*arguments, "--min-agreement", advised)
+    assert accepted.exit_code == 0
+    assert "the student's answer to 87.5 % of 24 held-out queries" in accepted.stdout
+
+
+def test_an_export_is_verified_on_what_its_run_was_evaluated_on(lively: Lively) -> None:
+    write_run(Path("run"), lively("bert"))
+    result = call("export", "run", "--to", "merged", "--json")
+    assert result.exit_code == 0, result.stderr
+    (made,) = json.loads(result.stdout)["exports"]
+    assert made["folder"] == str(Path("exports") / CELL / "merged")
+    assert (made["queries"], made["agreement"], made["largest_difference"]) == (30, 1.0, 0.0)
+
+
+def test_a_student_alone_needs_queries(lively: Lively) -> None:
+    save_student(Path("student"), lively("bert"))
+    message = refused("export", "student", "--to", "merged")
+    assert "student lies in no run" in message
+    assert "--queries FILE" in message
+    assert "does not exist" in refused("export", "student", "--to", "merged", "--queries", "nowhere.csv")
+
+
+def test_weights_that_are_not_finite_are_no_export(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Contrary):
+        def predict_proba(self, queries: Sequence[Any], batch_size: int = 32) -> Any:
+            return super().predict_proba(queries, batch_size) * np.nan
+
+    folder = save_student(Path("student"), lively("bert"))
+    monkeypatch.setattr("stillshot.deploy.exporting.load_predictor", lambda folder: Broken(folder, 0))
+    with pytest.raises(WorkError, match="not finite"):
+        exported(folder, "merged")
+    assert list(Path("out").iterdir()) == []
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def test_what_is_there_already_is_replaced_only_if_it_is_an_export(lively: Lively) -> None:
+    save_student(Path("student"), lively("bert"))
+    write_queries(Path("queries.jsonl"))
+    arguments = ("export", "student", "--to", "merged", "-o", "out", "--queries", "queries.jsonl")
+    Path("out/merged").mkdir(parents=True)
+    Path("out/merged/thesis.txt").write_text("mine")
+    assert f"{Path('out/merged')} is there and holds no export; nothing was changed." in refused(*arguments)
+    assert [path.name for path in Path("out").rglob("*.*")] == ["thesis.txt"]
+    Path("out/merged/thesis.txt").unlink()
+    for _ in range(2):
+        assert call(*arguments).exit_code == 0
+        assert [path.name for path in Path("out").iterdir()] == ["merged"]
+
+
+def test_wrong_options() -> None:
+    message = refused("export", "student", "--to", "onx")
+    assert "--to onx: there is no such kind of export. Did you mean 'onnx'?" in message
+    assert "Add --to hub" in refused("export", "student", "--to", "onnx", "--repo", "me/mine")
+    assert "does not exist" in refused("export", "student", "--to", "onnx")
+
+
+def test_predict_reads_exports(bert_onnx: tuple[Path, Path]) -> None:
+    write_queries(Path("queries.jsonl"))
+    rows = []
+    for folder in map(str, bert_onnx):
+        rows.append(
+            [json.loads(line) for line in call("predict", folder, "queries.jsonl").stdout.splitlines()]
+        )
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours["text"] == theirs["text"]
+        assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-4)
+    assert str(bert_onnx[1]) in refused("predict", str(bert_onnx[1].parent), stdin='"x"\n')
+
+
+# The card ----------------------------------------------------------------------------------------
+
+
+def test_the_card_tells_what_the_run_knows_and_no_text_of_it(lively: Lively) -> None:
+    folder = write_run(Path("run"), lively("llama"))
+    (made,) = export_student(folder, ["merged"], Path("out"))
+    card = ModelCard.load(made.folder / "README.md")
+    assert card.data.pipeline_tag == "text-classification"
+    assert card.data.library_name == "transformers"
+    assert card.data.to_dict().get("base_model") is None  # a local folder is nobody else's
+    results = card.data.eval_results
+    assert results is not None
+    assert [(r.dataset_type, r.metric_type, r.metric_value) for r in results] == [
+        ("test", "accuracy", 0.8),
+        ("test", "f1", 0.79),
+        ("far", "accuracy", 0.6),
+        ("far", "f1", 0.79),
+    ]
+    text = " ".join(card.text.split())
+    for told in (
+        "| Labels | `negative` and `positive` |",
+        "| Context | 1 of 2 demonstrations; SHA-256 of each: `c0ffee",
+        "| Data | 4 labelled examples and 12 queries that the teacher labelled |",
+        "| test | in | 15 | 80.0 [60.0 to 93.0] | 79.0 | 0.100 | 90.0 |",
+        "| far | out of | 15 | 60.0 [60.0 to 93.0] | 79.0 | 0.100 | 70.0 |",
+        "on 30 held-out queries (the run's evaluation sets test, far): the same answer to 100.0 %",
+        r'"Review: {text}\nGood?"',
+    ):
+        assert told in text
+    assert str(Path(lively("llama")).parent) not in card.content
+    items = (
+        Path("run/evaluation/test.jsonl").read_text() + Path("run/evaluation/far.jsonl").read_text()
+    ).splitlines()
+    assert not any(json.loads(item)["fields"]["text"] in card.content for item in items)
+
+
+def test_the_card_of_a_student_alone(lively: Lively) -> None:
+    (made,) = exported(save_student(Path("student"), lively("bert")), "merged")
+    text = (made.folder / "README.md").read_text(encoding="utf-8")
+    assert "exported without a run's records" in text
+    assert 'pipeline("text-classification", model="path/to/student", top_k=None)' in text
+    assert "teacher" not in text.lower()
+
+
+# The Hub -----------------------------------------------------------------------------------------
+
+
+class Hub:
+    """Stands in for ``HfApi``, and remembers what it was asked."""
+
+    calls: list[tuple[Any, ...]] = []  # noqa: RUF012
+
+    def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> Any:
+        self.calls.append(("create", repo, private, exist_ok))
+
+        class Address(str):
+            repo_id = f"me/{repo}"
+
+        return Address(f"https://hub/me/{repo}")
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        files = sorted(
+            path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*.*") if path.is_file()
+        )
+        self.calls.append(("upload", repo_id, files))
+
+
+def test_a_folder_for_the_hub_is_whole_and_uploaded_as_private(
+    lively: Lively, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "calls", [])
+    write_run(Path("run"), lively("llama"))
+    result = call("export", "run", "--to", "hub", "--to", "gguf", "-o", "out", "--repo", "mine")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "https://hub/me/mine"
+    created, (_, repo, files) = Hub.calls
+    assert created == ("create", "mine", True, True)
+    assert repo == "me/mine"
+    assert {"README.md", "model.safetensors", "stillshot.json", "tokenizer.json", "gguf/model.gguf"} <= set(
+        files
+    )
+    card = Path("out/hub/README.md").read_text(encoding="utf-8")
+    assert 'pipeline("text-classification", model="mine", top_k=None)' in card
+    assert "| `gguf/` | A GGUF file for llama.cpp, its matrices in float16 | 100.0 |" in card
+
+
+def test_without_the_network_the_folder_is_kept(lively: Lively) -> None:
+    write_run(Path("run"), lively("bert"))  # conftest sets HF_HUB_OFFLINE
+    result = call("export", "run", "--to", "hub", "-o", "out", "--repo", "mine")
+    assert result.exit_code == 1
+    assert "error: The Hub did not take mine:" in result.stderr
+    assert f"The folder {Path('out/hub')} is complete" in result.stderr
+    assert (Path("out/hub/README.md")).is_file()
+
+
+def test_nothing_is_uploaded_that_agrees_too_little(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "calls", [])
+    monkeypatch.setattr("stillshot.deploy.exporting.load_predictor", lambda folder: Contrary(folder, 9))
+    write_run(Path("run"), lively("bert"))
+    assert call("export", "run", "--to", "hub", "-o", "out", "--repo", "mine").exit_code == 1
+    assert Hub.calls == []
+
+
+# GGUF --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["llama.cpp", "transformers"])
+def gguf_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What runs a GGUF export."""
+    find_spec = importlib.util.find_spec
+    if request.param == "transformers":
+        monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "xllamacpp" else find_spec(n))
+    elif find_spec("xllamacpp") is None:
+        pytest.skip("needs xllamacpp")
+    return request.param
+
+
+@pytest.mark.parametrize("head", ["label", "language_model", "channel"])
+@pytest.mark.parametrize("model", ["llama", "qwen2"])
+def test_a_gguf_export_answers_as_its_student(
+    lively: Lively, gguf_reader: str, model: str, head: str
+) -> None:
+    folder = save_student(Path("student"), lively(model), head=head)
+    (made,) = exported(folder, "gguf")
+    # Its matrices are in float16; a channel's score is a sum over all tokens.
+    assert_same(made, folder, tolerance=5e-2 if head == "channel" else 2e-2)
+    tokens = Sidecar.read(made.folder).exported
+    assert tokens is not None
+    assert (tokens.label_tokens is None) == (head == "channel")
+
+
+def test_label_words_of_several_tokens_get_a_letter_each(lively: Lively, gguf_reader: str) -> None:
+    folder = save_student(Path("student"), lively("llama"), prompt=Prompt(pattern="several"), tuning="lora")
+    (made,) = exported(folder, "gguf")
+    assert_same(made, folder, tolerance=2e-2)
+    sidecar = Sidecar.read(made.folder)
+    assert sidecar.exported is not None
+    vocabulary = Student.load(folder).tokenizer.get_vocab()
+    assert sidecar.exported.label_tokens == [vocabulary["A"], vocabulary["B"]]
+
+
+def test_llama_cpp_cuts_texts_into_the_students_tokens(lively: Lively) -> None:
+    xllamacpp = pytest.importorskip("xllamacpp")
+    folder = save_student(Path("student"), lively("llama"))
+    (made,) = exported(folder, "gguf")
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path, parameters.verbosity = str(made.folder / "model.gguf"), -1
+    parameters.n_ctx, parameters.n_parallel = 512, 1
+    server = xllamacpp.Server(parameters)
+    writer: Any = Student.load(folder).featurizer.writer  # type: ignore[attr-defined]
+    for query in [*QUERIES[:8], Example({"text": "it's 1234 שלום 🎬\n\n  x"})]:
+        text = writer.query_text(query)
+        asked = [completion_request(prompt, [262, 264]) for prompt in (text, writer.encoder.encode(text))]
+        by_text, by_tokens = (server.handle_completions(request) for request in asked)
+        assert by_text["usage"]["prompt_tokens"] == by_tokens["usage"]["prompt_tokens"]
+        answers = [a["choices"][0]["logprobs"]["content"][0]["top_probs"] for a in (by_text, by_tokens)]
+        found = [{row["id"]: row["prob"] for row in rows} for rows in answers]
+        assert found[0] == pytest.approx(found[1], abs=1e-4)
