@@ -72,7 +72,7 @@ def test_the_demo_recipe_end_to_end(bundled_teacher: str, bundled_encoder: str, 
     assert json.loads(predicted.stdout)["prediction"] in results.labels
 
 
-@pytest.mark.parametrize("name", ["sst2-laptop", "snli-laptop", "mnli-laptop", "paper"])
+@pytest.mark.parametrize("name", ["sentiment", "topic", "nli", "nli-mnli", "shots", "paper-sizes", "paper"])
 def test_shipped_recipes_pass_the_check(name: str, bundled_teacher: str, bundled_encoder: str) -> None:
     """On local copies of the public data; the paper's models stand in with their shapes."""
     if not os.environ.get("STILLSHOT_DATA"):
