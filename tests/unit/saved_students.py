@@ -50,6 +50,7 @@ def write_run(folder: Path, model: str, **settings: Any) -> Path:
     (folder / "evaluation").mkdir(parents=True)
     (folder / "softlabels").mkdir()
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    (folder / "machine.json").write_text("{}", encoding="utf-8")
     for seed, name in enumerate(("test", "far")):
         rows = [
             {"index": i, "fields": dict(e.fields), "label": e.label, "groups": {}}
