@@ -35,7 +35,8 @@ Request = tuple[str, bytes]
 def post(body: bytes, path: str = "/predict", headers: str = "content-type: application/json") -> bytes:
     """The bytes of a request with a body."""
     return (
-        f"POST {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        + body
     )
 
 
@@ -130,11 +131,11 @@ def routes(rng: random.Random) -> Request:
         ["/predict", "/classify", "/%00", "/%ff", "/..%2f..%2fetc/passwd", "/assets/../app.py", "/assets/%2e%2e/x",
          "/report/none", "/" + "a" * 5000, "/?" + "q" * 5000, "/metrics", "/v1/models", "//", "/teacher"]
     )  # fmt: skip
-    return "routes", f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
+    return "routes", f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
 
 
 def malformed(rng: random.Random) -> Request:
-    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     chunked = head + b"transfer-encoding: chunked\r\n"
     return _MALFORMED, rng.choice(
         [

@@ -75,11 +75,15 @@ def chance(text: str) -> float:
 
 @asynccontextmanager
 async def served(
-    *predictors: Any, limits: Limits | None = None, token: str | None = None, **students: Any
+    *predictors: Any,
+    limits: Limits | None = None,
+    token: str | None = None,
+    hosts: Sequence[str] | None = None,
+    **students: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application with these predictors, named ``s0``, ``s1``, ..., and these students."""
     all_students = [ServedStudent(f"s{i}", predictor) for i, predictor in enumerate(predictors)]
-    app = create_app([*all_students, *students.values()], limits, token)
+    app = create_app([*all_students, *students.values()], limits, token, hosts)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -80,11 +80,11 @@ def test_slow_senders_are_cut_off(tiny: Path) -> None:
             _answer_to(port, b""),
             _answer_to(port, b"POST /predict HTTP/1.1\r\nho"),
             _answer_to(
-                port, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /hea"
+                port, b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"GET /hea"
             ),  # the second head is late
             _answer_to(
                 port,
-                b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{",
+                b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{",
             ),
         ]
     finally:

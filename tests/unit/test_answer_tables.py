@@ -13,6 +13,8 @@ import pytest
 from cli_calls import call, refused, write_csv, write_jsonl
 from saved_students import save_student
 
+from stillshot.cli.answers import answer_sink
+from stillshot.errors import DataError
 from stillshot.student.saved import Student
 
 TEXTS = ['He said "fine", 🎬', "שלום\nof two lines", "a third, dull film", "x\ty"]
@@ -83,3 +85,12 @@ def test_a_table_of_no_queries_is_empty(student: Student) -> None:
         assert result.exit_code == 0
         assert "holds no queries" in result.stderr
         assert Path(name).is_file()
+
+
+@pytest.mark.parametrize("name", ["answers.csv.gz", "answers.xlsx", "folder.jsonl"])
+def test_what_cannot_be_written_is_refused_before_anything_is(name: str, tmp_path: Path) -> None:
+    target = tmp_path / "out" / name
+    (tmp_path / "out" / "folder.jsonl").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"not written as|is a folder"), answer_sink(target):
+        pytest.fail("it was opened")
+    assert [path.name for path in target.parent.iterdir()] == ["folder.jsonl"]

@@ -14,6 +14,7 @@ import pytest
 from cli_calls import call, refused
 from doubles import PAIRS, reviews
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HTTPError
 from saved_students import CELL, save_student, write_queries, write_run
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, pipeline
 
@@ -291,6 +292,8 @@ def test_what_is_there_already_is_replaced_only_if_it_is_an_export(lively: Livel
     for _ in range(2):
         assert call(*arguments).exit_code == 0
         assert [path.name for path in Path("out").iterdir()] == ["merged"]
+    itself = refused("export", "out/merged", "--to", "merged", "-o", "out", "--queries", "queries.jsonl")
+    assert "out/merged is what is exported; nothing was changed." in itself.replace("\\", "/")
 
 
 def test_wrong_options() -> None:
@@ -407,6 +410,17 @@ def test_without_the_network_the_folder_is_kept(lively: Lively) -> None:
     assert "error: The Hub did not take mine:" in result.stderr
     assert f"The folder {Path('out/hub')} is complete" in result.stderr
     assert (Path("out/hub/README.md")).is_file()
+
+
+def test_a_connection_that_breaks_is_told(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise HTTPError("the connection was reset")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", broken)
+    write_run(Path("run"), lively("bert"))
+    result = call("export", "run", "--to", "hub", "-o", "out", "--repo", "mine")
+    assert result.exit_code == 1
+    assert "error: The Hub did not take mine: the connection was reset" in result.stderr
 
 
 def test_nothing_is_uploaded_that_agrees_too_little(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -372,6 +372,16 @@ def test_texts_of_unlike_length_do_not_share_a_pass() -> None:
 
 
 @in_loop
+async def test_another_name_of_this_machine_is_not_answered_to(tiny: Path) -> None:
+    async with served(Student.load(tiny), hosts=("localhost", "127.0.0.1", "::1")) as client:
+        for host, status in {
+            "localhost": 200, "127.0.0.1:8000": 200, "[::1]:8000": 200, "evil.example": 421, "[oops": 421, "": 421,
+        }.items():  # fmt: skip
+            answer = await client.get("/v1/models", headers={"host": host})
+            assert answer.status_code == status, host
+
+
+@in_loop
 async def test_the_token_opens_all_and_health_and_page_are_open(tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     report.write_text("<!DOCTYPE html><title>r</title>", encoding="utf-8")
@@ -491,7 +501,9 @@ def test_the_command_refuses_what_cannot_be(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "holds no student itself" in refused("serve", str(tmp_path))
-    assert "The token is empty or has spaces." in refused("serve", str(tiny), "--token", " ")
+    for token in (" ", "密"):
+        message = refused("serve", str(tiny), "--token", token)
+        assert "The token is empty, has spaces or is not ASCII." in message
     result = call("serve", str(tiny), "--teacher", "--port", "0")  # progress is on stderr before
     assert result.exit_code == 2
     assert "lies in no run" in result.stderr

@@ -16,6 +16,7 @@ import typer
 from stillshot.errors import DataError, StillshotError, WorkError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+LINES_SUFFIXES = ("", ".jsonl", ".json", ".ndjson", ".txt")
 PREDICTION, PROBABILITIES = "prediction", "probabilities"
 Answer = Mapping[str, Any]  # a row as it was read, with `prediction` and `probabilities`
 
@@ -34,11 +35,16 @@ def answer_sink(output: Path | None) -> Iterator[Sink]:
 
     Raises:
         WorkError: The file cannot be written.
-        DataError: A column cannot be one of the table.
+        DataError: A column cannot be one of the table, or the file's name says a format that is not written.
     """
     if output is None:
         yield _Lines(typer.get_binary_stream("stdout"))
         return
+    if output.is_dir():
+        raise DataError(f"{output} is a folder. Name the file to write after -o.")
+    if output.suffix.lower() not in (*TABLE_SUFFIXES, *LINES_SUFFIXES):
+        known = ", ".join((*LINES_SUFFIXES[1:], *TABLE_SUFFIXES))
+        raise DataError(f"Answers are not written as {output.suffix}. End the name in one of {known}.")
     scratch = output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +100,9 @@ class _Table:
             return
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", errors="surrogatepass")
         table = csv.writer(
-            text, delimiter="\t" if output.suffix.lower() == ".tsv" else ",", lineterminator="\n"
+            text,
+            delimiter="\t" if output.suffix.lower() == ".tsv" else ",",
+            lineterminator="\r\n",  # so that both are quoted within a text
         )
         table.writerow(names)
         table.writerows([_cell(row.get(name)) for name in names] for row in self._rows)

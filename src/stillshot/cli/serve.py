@@ -81,7 +81,9 @@ def serve(
         loaded = load_students(
             folders, with_teachers=teacher, report=lambda what: report("serve", what, 0, 0)
         )
-    app = create_app(loaded, limits, token)
+    # A page of another name that leads here would be of this origin to a browser: only a token tells it apart.
+    hosts = LOOPBACK if token is None and host in LOOPBACK else None
+    app = create_app(loaded, limits, token, hosts)
     names = ", ".join(student.name for student in loaded)
     run_server(
         app,
@@ -94,9 +96,9 @@ def serve(
 
 
 def _check_token(token: str | None, host: str) -> None:
-    if token is not None and (not token.strip() or any(c.isspace() for c in token)):
+    if token is not None and (not token.isascii() or not token.strip() or any(c.isspace() for c in token)):
         raise StillshotError(
-            "The token is empty or has spaces. Give one word to --token or STILLSHOT_TOKEN, or leave both out."
+            "The token is empty, has spaces or is not ASCII. Give one word to --token or STILLSHOT_TOKEN, or leave both out."
         )
     if token is None and host not in LOOPBACK:
         typer.echo(f"note: without --token, whoever reaches {host} can ask these students.", err=True)

@@ -80,7 +80,7 @@ def export_student(
     """
     ordered: list[ExportKind] = [kind for kind in AGREEMENT_FLOORS if kind in kinds]
     for kind in ordered:
-        _check_target(output / kind)
+        _check_target(output / kind, folder)
     student = load_in_float32(folder)
     for kind in ordered:
         _check_kind(kind, student)
@@ -155,7 +155,11 @@ def _verified(kind: ExportKind, folder: Path, held_out: HeldOut, expected: NDArr
 # Folders -----------------------------------------------------------------------------------------
 
 
-def _check_target(folder: Path) -> None:
+def _check_target(folder: Path, student: Path) -> None:
+    if folder.resolve() == student.resolve():
+        raise RunFolderError(
+            f"{folder} is what is exported; nothing was changed. Choose another folder with -o."
+        )
     if folder.exists() and not (folder / SIDECAR).is_file():
         if folder.is_dir() and not any(folder.iterdir()):
             return
@@ -172,13 +176,17 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         WorkError: It cannot be written, e.g. because the disk is full.
     """
     scratch = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
+    earlier = scratch.with_suffix(".earlier")
     try:
         scratch.mkdir(parents=True)
         yield scratch
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(earlier)
         scratch.rename(target)
     except OSError as error:
+        if earlier.exists():
+            earlier.rename(target)
         raise WorkError(f"{target} could not be written: {error}. Nothing was changed there.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(earlier, ignore_errors=True)

@@ -21,7 +21,10 @@ def push(folder: Path, repo: str) -> str:
         WorkError: The Hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  (of its HTTP client)
+    )
 
     api = HfApi()
     try:
@@ -29,7 +32,8 @@ def push(folder: Path, repo: str) -> str:
         api.upload_folder(
             repo_id=created.repo_id, folder_path=folder, commit_message="Add a student of Stillshot"
         )
-    except (OSError, HFValidationError) as error:  # offline, no token, no access, a name that cannot be
+    # Offline, no token, no access, a connection that breaks, a name that cannot be.
+    except (OSError, HTTPError, HFValidationError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise WorkError(
             f"The Hub did not take {repo}: {reason} The folder {folder} is complete: upload it later with "

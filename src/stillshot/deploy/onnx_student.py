@@ -52,9 +52,15 @@ class OnnxStudent:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            folder / sidecar.exported.file, options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            session = onnxruntime.InferenceSession(
+                folder / sidecar.exported.file, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors have no class in common
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"{folder / sidecar.exported.file} cannot be read: {reason} Export it again."
+            ) from error
         resolved = resolve_model(str(folder))
         featurizer = build_featurizer(
             sidecar.task,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -26,7 +26,10 @@ _KINDS: dict[int, Kind] = {404: "NotFound", 405: "MethodNotAllowed"}
 
 
 def create_app(
-    students: Sequence[ServedStudent], limits: Limits | None = None, token: str | None = None
+    students: Sequence[ServedStudent],
+    limits: Limits | None = None,
+    token: str | None = None,
+    hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """An ASGI application that answers with students.
 
@@ -35,6 +38,7 @@ def create_app(
     Args:
         students: At least one; the first answers requests that name none.
         token: What requests must show, but those to the page's files and ``/health``.
+        hosts: Names of this server; requests to another are refused. ``None`` answers to any.
     """
     service = Service(students, limits or Limits(), token)
 
@@ -52,7 +56,7 @@ def create_app(
     app.include_router(answering_routes(service, *forms))
     app.include_router(state_routes(service))
     app.include_router(page_routes(service))
-    app.add_middleware(Guard, service=service)
+    app.add_middleware(Guard, service=service, hosts=hosts)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _not_routed)
     app.state.service = service

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -24,8 +26,8 @@ _UNKNOWN = "other"  # endpoint of what is at none
 class Guard:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._service = app, service
+    def __init__(self, app: ASGIApp, service: Service, hosts: Collection[str] | None = None) -> None:
+        self._app, self._service, self._hosts = app, service, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or say why not."""
@@ -44,7 +46,9 @@ class Guard:
             await send(message)
 
         try:
-            if self._may_enter(scope):
+            if not self._is_meant(scope):
+                await _misdirected().response()(scope, receive, sent)
+            elif self._may_enter(scope):
                 await self._app(scope, receive, sent)
             else:
                 await _unauthorized().response()(scope, receive, sent)
@@ -53,6 +57,14 @@ class Guard:
             self._service.metrics.observe_request(endpoint, status, time.monotonic() - started)
             if scope.get("state", {}).get("accepted"):
                 self._service.metrics.answered += 1
+
+    def _is_meant(self, scope: Scope) -> bool:
+        if self._hosts is None:
+            return True
+        try:
+            return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname in self._hosts
+        except ValueError:  # not a host
+            return False
 
     def _may_enter(self, scope: Scope) -> bool:
         token, path = self._service.token, scope["path"]
@@ -75,6 +87,12 @@ def report_cookie(token: str) -> str:
 def _same(given: str, expected: str) -> bool:
     # Headers come decoded as Latin-1, whatever bytes were sent.
     return hmac.compare_digest(given.encode("latin-1", "replace"), expected.encode())
+
+
+def _misdirected() -> Refusal:
+    return Refusal(
+        421, "Validation", "This server answers to this machine's own names alone, unless it has a token."
+    )
 
 
 def _unauthorized() -> Refusal:
