@@ -15,12 +15,14 @@ import xllamacpp
 
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
+if student["head"] == "channel":
+    sys.exit(f"{folder} has a channel head, which scores whole texts; this is for label words.")
 template, (field,) = student["template"], student["task"]["fields"]
 label_of = dict(zip(student["exported"]["label_tokens"], student["labels"], strict=True))
 
 parameters = xllamacpp.CommonParams()
 parameters.model.path = str(folder / student["exported"]["file"])
-parameters.n_ctx, parameters.n_parallel, parameters.verbosity = 512, 1, -1
+parameters.n_ctx, parameters.n_parallel, parameters.verbosity = 2048, 1, -1
 server = xllamacpp.Server(parameters)
 
 for text in texts:

@@ -19,7 +19,8 @@ template = student["template"] or f"{{{field}}}"
 
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 tokenizer.no_padding()
-tokenizer.enable_truncation(student["student"]["max_tokens"])
+if student["template"] is None:  # a decoder answers at its template's end, which must not be cut
+    tokenizer.enable_truncation(student["student"]["max_tokens"])
 session = onnxruntime.InferenceSession(folder / student["exported"]["file"])
 wanted = {node.name for node in session.get_inputs()}
 for text in texts:

@@ -13,14 +13,17 @@ from transformers import AutoTokenizer
 
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
+if student["head"] != "label":
+    sys.exit(f"{folder} has the head {student['head']!r}; this is for label heads.")
 labels, (field,) = student["labels"], student["task"]["fields"]
 template = student["template"] or f"{{{field}}}"
+cut = {} if student["template"] else {"truncation": True, "max_length": student["student"]["max_tokens"]}
 
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels)).eval()
 for text in texts:
     inputs = tokenizer(
-        template.replace(f"{{{field}}}", text), return_tensors="pt", return_token_type_ids=False
+        template.replace(f"{{{field}}}", text), return_tensors="pt", return_token_type_ids=False, **cut
     )
     with torch.inference_mode():
         probabilities = model(**inputs).logits.float().softmax(-1)[0].tolist()

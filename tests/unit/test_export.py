@@ -428,8 +428,10 @@ def test_nothing_is_uploaded_that_agrees_too_little(lively: Lively, monkeypatch:
     monkeypatch.setattr(Hub, "calls", [])
     monkeypatch.setattr("stillshot.deploy.exporting.load_predictor", lambda folder: Contrary(folder, 9))
     write_run(Path("run"), lively("bert"))
-    assert call("export", "run", "--to", "hub", "-o", "out", "--repo", "mine").exit_code == 1
+    done = call("export", "run", "--to", "hub", "-o", "out", "--repo", "mine")
+    assert done.exit_code == 1
     assert Hub.calls == []
+    assert "Nothing was uploaded to mine." in done.stderr
 
 
 # GGUF --------------------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def export(
             pushed = push(next(made.folder for made in done if made.kind == "hub"), repo)
     _show(student, done, pushed, as_json=as_json)
     if refused:
-        raise WorkError("\n".join(_refusal(made) for made in refused))
+        kept = [f"Nothing was uploaded to {repo}."] if repo is not None else []
+        raise WorkError("\n".join([*map(_refusal, refused), *kept]))
 
 
 def _kinds(names: Sequence[str]) -> list[ExportKind]:

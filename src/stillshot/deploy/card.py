@@ -133,17 +133,19 @@ def _traits(student: Student) -> dict[str, Any]:
 
 
 def _inputs(student: Student, template: Any) -> dict[str, str]:
-    """A query as code: what a pipeline is called with, and a tokenizer."""
+    """A query as code: what a pipeline is called with, and a tokenizer, and how both cut long texts."""
     shown = [f"the {field}" for field in student.task.fields]
     if template is not None:
         text = json.dumps(template, ensure_ascii=False)
-        return {"pipeline_input": text, "text_arguments": text}
+        return {"pipeline_input": text, "text_arguments": text, "cut": ""}
+    cut = f", truncation=True, max_length={student.section.max_tokens}"
     first, *rest = (json.dumps(text) for text in (shown[0], *([" ".join(shown[1:])] if shown[1:] else [])))
     if not rest:
-        return {"pipeline_input": first, "text_arguments": first}
+        return {"pipeline_input": first, "text_arguments": first, "cut": cut}
     return {
         "pipeline_input": f'{{"text": {first}, "text_pair": {rest[0]}}}',
         "text_arguments": f"{first}, {rest[0]}",
+        "cut": cut,
     }
 
 
