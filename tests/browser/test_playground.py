@@ -174,7 +174,7 @@ def test_a_csv_comes_back_labelled(server: ServerProcess, open_page: Open, tmp_p
     assert [row["prediction"] for row in rows] == [answer[0]["label"] for answer in answers]
     for row, answer in zip(rows, answers, strict=True):
         for entry in answer:
-            assert float(row[f"probability {entry['label']}"]) == pytest.approx(entry["score"], abs=1e-5)
+            assert float(row[f"probability_{entry['label']}"]) == pytest.approx(entry["score"], abs=1e-5)
     assert page.get_by_text("Done: 75 rows are labelled.").is_visible()
 
 
@@ -199,7 +199,7 @@ def test_pasted_text_with_semicolons(server: ServerProcess, open_page: Open) -> 
     with page.expect_download() as download:
         page.get_by_role("link", name="Download labelled.csv").click()
     lines = Path(download.value.path()).read_text("utf-8").splitlines()
-    assert lines[0] == "Text;note;prediction;probability negative;probability positive"
+    assert lines[0] == "Text;note;prediction;probability_negative;probability_positive"
     assert lines[1].startswith("a film;x, y;")
 
 

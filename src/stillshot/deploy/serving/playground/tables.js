@@ -55,7 +55,7 @@ export function writeTable(table, answers) {
     return table.rows.map((row, index) => `${extended(row, answers[index])}\n`).join("");
   }
   const flat = answers.map(({ prediction, probabilities }) => {
-    const scores = Object.entries(probabilities).map(([label, value]) => [`probability ${label}`, String(value)]);
+    const scores = Object.entries(probabilities).map(([label, value]) => [`probability_${label}`, String(value)]);
     return { prediction, ...Object.fromEntries(scores) };
   });
   const columns = [...new Set([...table.columns, ...Object.keys(flat[0] ?? {})])];
