@@ -275,7 +275,7 @@ def attention() -> str:
 def serving() -> str:
     """Requests to a server, by how they come and whether they share batches."""
     kept = record("serving")
-    clients, alone = kept["clients"], kept["rates"]["single"]["requests_per_s"]
+    clients, alone = kept["clients"], kept["rates"]["float32"]["single"]["requests_per_s"]
     names = {
         "single": "1 client, one request after the other",
         "unbatched": f"{clients} clients, no batching",
@@ -285,14 +285,15 @@ def serving() -> str:
         "one text a request | requests/s | ratio | p50, ms | p99, ms",
         [
             [
-                name,
+                f"{name}, {kept['auto'] if dtype == 'auto' else dtype}",
                 f"{row['requests_per_s']:.0f}",
                 f"{row['requests_per_s'] / alone:.1f}",
                 f"{row['p50_ms']:.1f}",
                 f"{row['p99_ms']:.1f}",
             ]
+            for dtype, rates in kept["rates"].items()
             for key, name in names.items()
-            for row in [kept["rates"][key]]
+            for row in [rates[key]]
         ],
     )
 

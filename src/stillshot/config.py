@@ -20,6 +20,7 @@ from pydantic import (
 
 Scoring = Literal["direct", "channel", "both"]
 Calibration = Literal["none", "contextual", "batch"]
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Head = Literal["auto", "label", "channel", "language_model"]
 Tuning = Literal["full", "lora", "bitfit"]
 Method = Literal["zero_shot", "in_context", "pattern_finetune", "context_distillation"]
@@ -216,7 +217,7 @@ class Teacher(Section):
 
     model: str = "bundled:smollm2-135m"
     revision: str | None = None
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Dtype = "auto"
     scoring: Scoring = "direct"
     calibration: Calibration = "batch"
     temperature: float = Field(default=1.0, gt=0)

@@ -13,8 +13,10 @@ from typing import Any, ParamSpec
 import httpx
 import numpy as np
 import pytest
+import torch
 from cli_calls import call, refused
 from doubles import PAIRS, SENTIMENT
+from saved_students import save_student
 from serving_doubles import UNREADABLE, StubPredictor, chance, label_and_train, save_tiny, served
 
 from stillshot.deploy.serving.batching import Batcher
@@ -65,6 +67,33 @@ def run_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Answers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("random:tiny-bert", {}),
+        ("random:tiny-llama", {"tuning": "lora"}),
+        ("random:tiny-llama", {"head": "channel"}),
+        ("random:tiny-llama", {"head": "language_model", "tuning": "lora"}),
+    ],
+)
+def test_students_compute_in_the_dtype_that_is_asked_for(
+    tmp_path: Path, model: str, settings: dict[str, str]
+) -> None:
+    folder = save_student(tmp_path / "student", model, **settings)
+    texts = ["a stirring film", "no movement, no yuks, and no end to it"]
+    found = {}
+    for dtype in (None, "float32", "bfloat16"):
+        (student,) = load_students([folder], with_teachers=False, dtype=dtype)  # type: ignore[arg-type]
+        assert isinstance(student.predictor, Student)
+        assert {weight.dtype for weight in student.predictor.model.parameters()} == {
+            torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        }
+        found[dtype] = student.predictor.predict_proba(texts)
+    assert np.array_equal(found[None], found["float32"])
+    assert not np.array_equal(found["bfloat16"], found["float32"])
+    assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.1)  # noise on all weights amplifies rounding
 
 
 @in_loop

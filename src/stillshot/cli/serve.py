@@ -9,6 +9,7 @@ import typer
 
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
+from stillshot.config import Dtype
 from stillshot.deploy.serving.limits import Limits
 from stillshot.errors import StillshotError
 
@@ -52,6 +53,14 @@ def serve(
         int,
         typer.Option("--batch", min=1, metavar="N", help="Inputs of one batch; 1 for no batching."),
     ] = LIMITS.batch_rows,
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            "--dtype",
+            help="What students compute in; auto is bfloat16 where the processor multiplies in it. "
+            "Exports keep what they were exported with.",
+        ),
+    ] = "auto",
     timeout: Annotated[
         float,
         typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Longest wait for an answer; then 504."),
@@ -79,7 +88,10 @@ def serve(
         limits = Limits(queue_rows=queue, batch_rows=batch, timeout_seconds=timeout)
         bound = bind(host, port)
         loaded = load_students(
-            folders, with_teachers=teacher, report=lambda what: report("serve", what, 0, 0)
+            folders,
+            with_teachers=teacher,
+            dtype=dtype,
+            report=lambda what: report("serve", what, 0, 0),
         )
     # A page of another name that leads here would be of this origin to a browser: only a token tells it apart.
     hosts = LOOPBACK if token is None and host in LOOPBACK else None

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stillshot.config import TaskDefinition
+from stillshot.config import Dtype, TaskDefinition
 from stillshot.student.features import Featurizer
 from stillshot.student.saved import Query, Student
 from stillshot.student.sidecar import Sidecar
@@ -29,15 +29,18 @@ class Predictor(Protocol):
         ...
 
 
-def load_predictor(folder: str | Path) -> Predictor:
+def load_predictor(folder: str | Path, dtype: Dtype | None = None) -> Predictor:
     """The student in a folder, run by PyTorch, or an export of one, run by what it was exported to.
+
+    Args:
+        dtype: Of a student's weights, see :meth:`Student.load`; those of an export are what it was exported with.
 
     Raises:
         ModelError: The folder holds neither, or what runs the export is not installed.
     """
     exported = Sidecar.read(Path(folder)).exported
     if exported is None:
-        return Student.load(folder)
+        return Student.load(folder, dtype)
     if exported.kind == "gguf":
         from stillshot.deploy.gguf_student import GgufStudent
 

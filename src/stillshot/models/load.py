@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from stillshot.config import Dtype
 from stillshot.errors import ModelError
 from stillshot.models.random_weights import random_config, random_tokenizer
 from stillshot.models.resolve import ResolvedModel
@@ -38,7 +39,7 @@ def best_device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-def choose_dtype(name: str) -> torch.dtype:
+def choose_dtype(name: Dtype) -> torch.dtype:
     """The named dtype; ``auto`` is bfloat16 where the device computes in it natively, else float32."""
     if name != "auto":
         return _DTYPES[name]

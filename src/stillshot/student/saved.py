@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stillshot.config import Prompt, TaskDefinition
+from stillshot.config import Dtype, Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.errors import DataError, ModelError
 from stillshot.models import load
@@ -86,8 +86,11 @@ class Student:
         return cls(model, tokenizer, task, prompt, section, head)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path, dtype: Dtype | None = None) -> Self:
         """A saved student, in evaluation mode on the best device.
+
+        Args:
+            dtype: Of all weights; ``None`` is that in which it was trained and evaluated, float32 for what trained.
 
         Raises:
             ModelError: The folder holds no student.
@@ -103,7 +106,7 @@ class Student:
         tokenizer = load.load_tokenizer(resolve_model(str(folder)))
         model = _load_weights(folder, section, task, head, tokenizer)
         student = cls(model, tokenizer, task, sidecar.prompt, section, head)
-        student.model.to(load.best_device()).eval()
+        student.model.to(load.best_device(), None if dtype is None else load.choose_dtype(dtype)).eval()
         return student
 
     def save(self, folder: str | Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stillshot.config import TaskDefinition
+from stillshot.config import Dtype, TaskDefinition
 from stillshot.deploy.predictor import Predictor, load_predictor
 from stillshot.deploy.serving.teacher import RunTeacher
 from stillshot.errors import ModelError
@@ -53,11 +53,16 @@ class ServedStudent:
 
 
 def load_students(
-    folders: Sequence[Path], *, with_teachers: bool, report: Callable[[str], None] = lambda _: None
+    folders: Sequence[Path],
+    *,
+    with_teachers: bool,
+    dtype: Dtype | None = None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> list[ServedStudent]:
     """Load students, each named after its folder, and on request the teachers of their runs.
 
     Args:
+        dtype: Of the students' weights, see :func:`load_predictor`.
         report: Told what is loaded now.
 
     Raises:
@@ -77,7 +82,7 @@ def load_students(
     students = []
     for name, folder in named.items():
         report(f"loading {name}")
-        predictor = load_predictor(folder)
+        predictor = load_predictor(folder, dtype)
         teacher = None
         if with_teachers:
             report(f"loading the teacher of {name}")
