@@ -15,10 +15,12 @@ from cli_calls import call, refused
 from doubles import PAIRS, reviews
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HTTPError
+from onnxruntime.quantization import quantize_dynamic
 from saved_students import CELL, save_student, write_queries, write_run
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, pipeline
 
 from stillshot.config import ExportKind, Prompt
+from stillshot.deploy import onnx_export
 from stillshot.deploy.exporting import Export, export_student
 from stillshot.deploy.gguf_student import completion_request
 from stillshot.deploy.onnx_student import OnnxStudent
@@ -158,6 +160,47 @@ def test_a_decoder_in_8_bits_has_a_scale_a_block(lively: Lively) -> None:
     kinds = [node.op_type for node in onnx.load(made.folder / "model.onnx").graph.node]
     assert kinds.count("MatMulNBits") == 2 * 7 + 1  # all projections of both layers, and the score layer
     assert "MatMulInteger" not in kinds
+
+
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_weights_too_large_for_one_file_lie_beside_it(
+    lively: Lively, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    between: list[list[str]] = []
+
+    def quantize(source: Path, target: Path, **settings: Any) -> None:
+        quantize_dynamic(source, target, **settings)
+        between.append([file.name for file in onnx_export.files_beside(target)])
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", quantize)
+    monkeypatch.setattr(onnx_export, "LARGEST_FILE_BYTES", 1000)
+    folder = save_student(Path("student"), lively(model))
+    for made in exported(folder, "onnx", "onnx-int8", floor=0.9):
+        assert made.accepted
+        whole = onnx.load(made.folder / "model.onnx", load_external_data=False)
+        referred = {
+            entry.value
+            for weight in whole.graph.initializer
+            for entry in weight.external_data
+            if entry.key == "location"
+        }
+        sidecar = Sidecar.read(made.folder).exported
+        assert sidecar is not None
+        assert referred == set(sidecar.files_beside) == {"model.onnx.data"}
+        assert (made.folder / "model.onnx.data").stat().st_size > 20_000
+        card = " ".join((made.folder / "README.md").read_text(encoding="utf-8").split())
+        assert "Its weights are in `model.onnx.data`, which must stay beside `model.onnx`." in card
+        moved = load_predictor(made.folder.rename(f"moved-{made.kind}"))
+        assert moved.predict_proba(QUERIES).shape == (24, 2)
+    # Between the two steps of a decoder, the products are still in 32 bits.
+    assert between == [["model.onnx.data"]]
+
+
+def test_weights_that_fit_are_in_the_file(bert_onnx: tuple[Path, Path]) -> None:
+    exported = Sidecar.read(bert_onnx[1]).exported
+    assert exported is not None
+    assert exported.files_beside == []
+    assert "must stay beside" not in (bert_onnx[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_threads_of_an_onnx_student_can_be_chosen(bert_onnx: tuple[Path, Path]) -> None:

@@ -96,6 +96,8 @@ class Describer:
             folder=place,
             kind=kind,
             kind_in_words=_KINDS[kind],
+            file=exported and exported.file,
+            files_beside=names.listed(f"`{name}`" for name in exported.files_beside) if exported else "",
             agreement=agreement,
             beside=[(f"`{other}/`", _KINDS[other], names.percent(found.share)) for other, found in beside],
             origin=self.held_out.origin,

@@ -24,7 +24,8 @@ class Exported(BaseModel):
 
     Attributes:
         kind: What it was exported to.
-        file: The file with the weights.
+        file: The file that is loaded.
+        files_beside: Files beside it that it refers to, without which it cannot be: a large model's weights.
         label_tokens: Where logits are over a vocabulary, the token of each label.
     """
 
@@ -32,6 +33,7 @@ class Exported(BaseModel):
 
     kind: Literal["onnx", "onnx-int8", "gguf"]
     file: str
+    files_beside: list[str] = []
     label_tokens: list[int] | None = None
 
 
