@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +208,18 @@ def test_weights_that_fit_are_in_the_file(bert_onnx: tuple[Path, Path]) -> None:
 def test_threads_of_an_onnx_student_can_be_chosen(bert_onnx: tuple[Path, Path]) -> None:
     student = OnnxStudent.load(bert_onnx[1], threads=2)
     assert student.session.get_session_options().intra_op_num_threads == 2
+
+
+def test_an_onnx_student_that_nobody_holds_leaves_the_memory_at_once(bert_onnx: tuple[Path, Path]) -> None:
+    student = OnnxStudent.load(bert_onnx[1])
+    assert student.predict_proba(["a stirring film"]).shape == (1, 2)
+    remembered = weakref.ref(student)
+    gc.disable()  # what refers to itself would wait for it
+    try:
+        del student
+        assert remembered() is None
+    finally:
+        gc.enable()
 
 
 def test_pytorch_says_how_an_export_is_loaded(bert_onnx: tuple[Path, Path]) -> None:
