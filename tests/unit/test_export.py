@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import shutil
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -373,6 +374,72 @@ def test_predict_reads_exports(bert_onnx: tuple[Path, Path]) -> None:
     assert str(bert_onnx[1]) in refused("predict", str(bert_onnx[1].parent), stdin='"x"\n')
 
 
+# Damage ------------------------------------------------------------------------------------------
+
+
+def cut_short(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def another(content: bytes) -> bytes:
+    return b"<html>503 Service Unavailable</html>"
+
+
+def assert_told_as_damaged(folder: Path, file: Path) -> None:
+    """``predict`` and ``serve`` give one message: what, where, and what to do."""
+    for arguments in (("predict", str(folder)), ("serve", str(folder), "--port", "0")):
+        result = call(*arguments, stdin='"a stirring film"\n')
+        assert result.exit_code == 2, result.output
+        assert "Traceback" not in result.output
+        message = result.stderr[result.stderr.index("error: ") :]
+        assert message.startswith(f"error: {file} cannot be read; it may be damaged or cut short (")
+        assert "make it anew: stillshot export STUDENT --to " in message
+        assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, another])
+def test_a_damaged_onnx_file_is_told(bert_onnx: tuple[Path, Path], damage: Callable[[bytes], bytes]) -> None:
+    folder = Path(shutil.copytree(bert_onnx[1], "copy"))
+    file = folder / "model.onnx"
+    file.write_bytes(damage(file.read_bytes()))
+    assert_told_as_damaged(folder, file)
+
+
+def test_an_onnx_file_that_only_fails_when_run_is_told(bert_onnx: tuple[Path, Path]) -> None:
+    folder = Path(shutil.copytree(bert_onnx[1], "copy"))
+    model = onnx.load(folder / "model.onnx")
+    model.graph.output[0].name = "other"
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            node.output[index] = "other" if name == "logits" else name
+    onnx.save(model, folder / "model.onnx")
+    message = refused("predict", str(folder), stdin='"a stirring film"\n')
+    assert f"{folder / 'model.onnx'} cannot be read" in message
+
+
+def test_a_missing_file_of_an_export_is_told(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "LARGEST_FILE_BYTES", 1000)
+    (made,) = exported(save_student(Path("student"), lively("bert")), "onnx")
+    for name in ("model.onnx.data", "model.onnx"):
+        (made.folder / name).unlink()
+        message = refused("predict", str(made.folder), stdin='"a stirring film"\n')
+        assert f"{made.folder / name} is not there" in message
+        assert "Copy the whole folder again, or make it anew: stillshot export" in message
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_damaged_weights_of_a_student_are_told(lively: Lively, tuning: str) -> None:
+    folder = save_student(Path("student"), lively("llama"), tuning=tuning)
+    (file,) = folder.glob("*.safetensors")
+    file.write_bytes(cut_short(file.read_bytes()))
+    message = refused("predict", str(folder), stdin='"a stirring film"\n')
+    assert "The weights of student cannot be read; they may be damaged or cut short (" in message
+
+
 # The card ----------------------------------------------------------------------------------------
 
 
@@ -517,6 +584,28 @@ def test_a_gguf_export_answers_as_its_student(
     tokens = Sidecar.read(made.folder).exported
     assert tokens is not None
     assert (tokens.label_tokens is None) == (head == "channel")
+
+
+def test_a_damaged_gguf_file_is_told(lively: Lively, gguf_reader: str) -> None:
+    (made,) = exported(save_student(Path("student"), lively("llama")), "gguf")
+    file = made.folder / "model.gguf"
+    whole = file.read_bytes()
+    for damage in (cut_short, emptied, another):
+        file.write_bytes(damage(whole))
+        assert_told_as_damaged(made.folder, file)
+    file.unlink()
+    assert f"{file} is not there" in refused("predict", str(made.folder), stdin='"a stirring film"\n')
+
+
+def test_what_reads_gguf_files_may_not_be_installed(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> None:
+        raise ImportError("Please install gguf.\n")
+
+    (made,) = exported(save_student(Path("student"), lively("llama"), head="channel"), "gguf")
+    monkeypatch.setattr("stillshot.deploy.gguf_student._by_transformers", missing)
+    message = refused("predict", str(made.folder), stdin='"a stirring film"\n')
+    assert "(Please install gguf.). Run: pip install 'stillshot[export,llama-cpp]'" in message
+    assert "damaged" not in message
 
 
 def test_label_words_of_several_tokens_get_a_letter_each(lively: Lively, gguf_reader: str) -> None:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillshot.config import TaskDefinition
+from stillshot.errors import ModelError
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
 from stillshot.student.features import Featurizer
 from stillshot.student.saved import Query, answer_in_batches, build_featurizer, gathered
-from stillshot.student.sidecar import Sidecar
+from stillshot.student.sidecar import Exported, Sidecar
 
 Logits = Callable[[dict[str, Tensor]], Tensor]  # of a batch's inputs, shape (batch, labels)
 
@@ -54,4 +55,28 @@ def load_featurizer(folder: Path, sidecar: Sidecar) -> Featurizer:
         sidecar.head,
         load.load_tokenizer(resolved),
         load.load_config(resolved),
+    )
+
+
+def find_file(folder: Path, exported: Exported) -> Path:
+    """The file of an export that is loaded.
+
+    Raises:
+        ModelError: It is not there, or one that it refers to.
+    """
+    for name in (exported.file, *exported.files_beside):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder / name} is not there, without which this export cannot be used. Copy the whole folder "
+                f"again, or make it anew: stillshot export STUDENT --to {exported.kind}"
+            )
+    return folder / exported.file
+
+
+def unreadable(file: Path, exported: Exported, reason: object) -> ModelError:
+    """The error for a file that what runs it does not take; ``reason`` is what that says."""
+    said = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
+    return ModelError(
+        f"{file} cannot be read; it may be damaged or cut short ({said}). Copy it here again, or make it anew: "
+        f"stillshot export STUDENT --to {exported.kind}"
     )

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from stillshot.deploy.exported_student import ExportedStudent, Logits, load_featurizer
+from stillshot.deploy.exported_student import ExportedStudent, Logits, find_file, load_featurizer, unreadable
 from stillshot.errors import ModelError, WorkError
 from stillshot.student.heads import with_language_model_head
 from stillshot.student.sidecar import Sidecar
@@ -33,18 +33,29 @@ class GgufStudent(ExportedStudent):
         """An export in a folder.
 
         Raises:
-            ModelError: The folder holds no such export.
+            ModelError: The folder holds no such export, its file is missing or damaged, or what reads it is not
+                installed.
         """
         folder = Path(folder)
         sidecar = Sidecar.read(folder)
-        if sidecar.exported is None or sidecar.exported.kind != "gguf":
+        exported = sidecar.exported
+        if exported is None or exported.kind != "gguf":
             raise ModelError(f"{folder} holds no GGUF export. Make one: stillshot export {folder} --to gguf")
         featurizer = load_featurizer(folder, sidecar)
-        file, tokens = folder / sidecar.exported.file, sidecar.exported.label_tokens
-        if tokens is not None and importlib.util.find_spec("xllamacpp") is not None:
-            logits = _by_llama_cpp(file, tokens, sidecar.section.max_tokens)
-        else:
-            logits = _by_transformers(file, tokens, sidecar.task.labels)
+        file, tokens = find_file(folder, exported), exported.label_tokens
+        try:
+            if tokens is not None and importlib.util.find_spec("xllamacpp") is not None:
+                logits = _by_llama_cpp(file, tokens, sidecar.section.max_tokens)
+            else:
+                logits = _by_transformers(file, tokens, sidecar.task.labels)
+        except ImportError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"{file} is read with packages that are not installed ({reason}). Run: pip install "
+                "'stillshot[export,llama-cpp]'"
+            ) from error
+        except Exception as error:  # a reader stumbles over whatever damage makes it find
+            raise unreadable(file, exported, error) from error
         return cls(logits, sidecar.task, featurizer)
 
 
@@ -73,7 +84,10 @@ def _by_llama_cpp(file: Path, label_tokens: Sequence[int], window: int) -> Logit
     parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = window + 1, 1, 0
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
     parameters.warmup, parameters.verbosity = False, -1
-    server = xllamacpp.Server(parameters)
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError as error:  # whose message is about the parameters
+        raise OSError("llama.cpp does not load it") from error
 
     def log_probabilities(ids: list[int]) -> list[float]:
         answer: Any = server.handle_completions(completion_request(ids, label_tokens))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stillshot.config import TaskDefinition
-from stillshot.deploy.exported_student import ExportedStudent, load_featurizer
+from stillshot.deploy.exported_student import ExportedStudent, Logits, find_file, load_featurizer, unreadable
 from stillshot.errors import ModelError
 from stillshot.student.features import Featurizer
 from stillshot.student.sidecar import Sidecar
@@ -18,8 +18,8 @@ from stillshot.student.sidecar import Sidecar
 class OnnxStudent(ExportedStudent):
     """An exported student whose logits ONNX Runtime computes."""
 
-    def __init__(self, session: Any, task: TaskDefinition, featurizer: Featurizer) -> None:
-        super().__init__(lambda inputs: _logits(session, inputs), task, featurizer)
+    def __init__(self, session: Any, logits: Logits, task: TaskDefinition, featurizer: Featurizer) -> None:
+        super().__init__(logits, task, featurizer)
         self.session = session
 
     @classmethod
@@ -31,11 +31,13 @@ class OnnxStudent(ExportedStudent):
             threads: Of one query's computation; if ``None``, as many as PyTorch uses (``OMP_NUM_THREADS``).
 
         Raises:
-            ModelError: The folder holds no such export, or ONNX Runtime is not installed.
+            ModelError: The folder holds no such export, a file of it is missing or damaged, or ONNX Runtime is
+                not installed.
         """
         folder = Path(folder)
         sidecar = Sidecar.read(folder)
-        if sidecar.exported is None or sidecar.exported.kind == "gguf":
+        exported = sidecar.exported
+        if exported is None or exported.kind == "gguf":
             raise ModelError(f"{folder} holds no ONNX export. Make one: stillshot export {folder} --to onnx")
         try:
             import onnxruntime
@@ -44,21 +46,20 @@ class OnnxStudent(ExportedStudent):
                 f"{folder} is run by ONNX Runtime, which is not installed. Run: pip install 'stillshot[export]'"
             ) from None
         featurizer = load_featurizer(folder, sidecar)
+        file = find_file(folder, exported)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.inter_op_num_threads = 1
         try:
-            session = onnxruntime.InferenceSession(
-                folder / sidecar.exported.file, options, providers=["CPUExecutionProvider"]
-            )
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no class in common
-            reason = str(error).splitlines()[0]
-            raise ModelError(
-                f"{folder / sidecar.exported.file} cannot be read: {reason} Export it again."
-            ) from error
-        return cls(session, sidecar.task, featurizer)
+            raise unreadable(file, exported, error) from error
 
+        def logits(inputs: dict[str, Tensor]) -> Tensor:
+            try:
+                (found,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
+            except Exception as error:  # damage that only shows when the file is run
+                raise unreadable(file, exported, error) from error
+            return torch.from_numpy(found)
 
-def _logits(session: Any, inputs: dict[str, Tensor]) -> Tensor:
-    (logits,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
-    return torch.from_numpy(logits)
+        return cls(session, logits, sidecar.task, featurizer)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from stillshot.config import Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
@@ -90,7 +91,7 @@ class Student:
         """A saved student, in evaluation mode on the best device.
 
         Raises:
-            ModelError: The folder holds no student.
+            ModelError: The folder holds no student, or its weights are damaged.
         """
         folder = Path(folder)
         sidecar = Sidecar.read(folder)
@@ -101,7 +102,13 @@ class Student:
             )
         section, task, head = sidecar.section, sidecar.task, sidecar.head
         tokenizer = load.load_tokenizer(resolve_model(str(folder)))
-        model = _load_weights(folder, section, task, head, tokenizer)
+        try:
+            model = _load_weights(folder, section, task, head, tokenizer)
+        except SafetensorError as error:
+            raise ModelError(
+                f"The weights of {folder} cannot be read; they may be damaged or cut short ({error}). Copy the "
+                "folder here again, or train the student again."
+            ) from error
         student = cls(model, tokenizer, task, sidecar.prompt, section, head)
         student.model.to(load.best_device()).eval()
         return student
