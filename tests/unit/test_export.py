@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from cli_calls import call, refused
-from doubles import PAIRS, reviews
+from doubles import PAIRS, SENTIMENT, reviews
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HTTPError
 from onnxruntime.quantization import quantize_dynamic
@@ -321,6 +321,19 @@ def test_a_student_alone_needs_queries(lively: Lively) -> None:
     assert "student lies in no run" in message
     assert "--queries FILE" in message
     assert "does not exist" in refused("export", "student", "--to", "merged", "--queries", "nowhere.csv")
+
+
+@pytest.mark.parametrize("command", ["export", "predict"])
+def test_no_label_and_no_group_of_a_row_keeps_a_query_out(lively: Lively, command: str) -> None:
+    task = SENTIMENT.model_copy(update={"drop_labels": ["mixed"], "groups": ["source"]})
+    save_student(Path("student"), lively("bert"), task=task)
+    rows = [{"text": "a stirring film", "label": label} for label in ("mixed", "positive", "unheard of")]
+    Path("queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if command == "predict":
+        assert len(call("predict", "student", "queries.jsonl").stdout.splitlines()) == 3
+        return
+    done = call("export", "student", "--to", "merged", "-o", "out", "--queries", "queries.jsonl", "--json")
+    assert json.loads(done.stdout)["exports"][0]["queries"] == 3
 
 
 def test_weights_that_are_not_finite_are_no_export(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:
