@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from stillshot.config import ExportKind, Prompt
 from stillshot.deploy import onnx_export
+from stillshot.deploy.card import Provenance
 from stillshot.deploy.exporting import Export, export_student
 from stillshot.deploy.gguf_student import completion_request
 from stillshot.deploy.onnx_student import OnnxStudent
@@ -487,6 +488,23 @@ def test_the_card_tells_what_the_run_knows_and_no_text_of_it(lively: Lively) -> 
         Path("run/evaluation/test.jsonl").read_text() + Path("run/evaluation/far.jsonl").read_text()
     ).splitlines()
     assert not any(json.loads(item)["fields"]["text"] in card.content for item in items)
+
+
+def test_a_controls_contexts_are_its_own(lively: Lively) -> None:
+    """A control shares its draw, and nothing else, with what it stands beside."""
+    folder = write_run(Path("run"), lively("bert"))
+    control = folder.rename(folder.with_name(CELL.replace("context_distillation", "shuffled_labels")))
+    results = json.loads(Path("run/results.json").read_text(encoding="utf-8"))
+    results["cells"][0] |= {"id": control.name, "control": "shuffled_labels"}
+    Path("run/results.json").write_text(json.dumps(results), encoding="utf-8")
+    found = Provenance.of(control)
+    assert found is not None
+    assert found.contexts == ()
+    Path("run/softlabels/shuffled_labels-n4x1x2-s0.json").write_text('{"contexts": ["decaf"]}')
+    found = Provenance.of(control)
+    assert found is not None
+    assert found.contexts == ("decaf",)
+    assert Provenance.of(folder.parent / "stranger") is None
 
 
 def test_the_card_of_a_student_alone(lively: Lively) -> None:

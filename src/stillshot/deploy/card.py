@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from stillshot.deploy.gguf_student import completion_request
 from stillshot.deploy.held_out import HeldOut
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell
+from stillshot.methods.cells import find_setting
 from stillshot.models.resolve import hub_name
 from stillshot.report import names
 from stillshot.report.folder import read_results
@@ -54,11 +54,11 @@ class Provenance:
         if run is None or not run.results.is_file():
             return None
         cell = next((cell for cell in read_results(run.path).cells if cell.id == name), None)
-        draw = re.search(r"n\d+x\d+x\d+-s-?\d+$", name)
-        if cell is None or draw is None:
+        if cell is None:
             return None
-        labels = run.labels(f"{cell.control}-{draw[0]}" if cell.control else draw[0])
-        known = json.loads(labels.read_text(encoding="utf-8")) if cell.teacher and labels.is_file() else {}
+        setting = find_setting(run.open_recipe(), cell.id, cell.control) if cell.teacher else None
+        labels = setting and run.labels(setting.name)
+        known = json.loads(labels.read_text(encoding="utf-8")) if labels and labels.is_file() else {}
         return cls(cell, tuple(known.get("contexts", ())))
 
 
