@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import re
 import shutil
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from onnxruntime.quantization import quantize_dynamic
 from saved_students import CELL, save_student, write_queries, write_run
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, pipeline
 
-from stillshot.config import ExportKind, Prompt
+from stillshot.config import ExportKind, Prompt, TaskDefinition
 from stillshot.deploy import onnx_export
 from stillshot.deploy.card import Provenance
 from stillshot.deploy.exporting import Export, export_student
@@ -30,6 +31,8 @@ from stillshot.deploy.gguf_student import completion_request
 from stillshot.deploy.onnx_student import OnnxStudent
 from stillshot.deploy.predictor import load_predictor
 from stillshot.errors import ModelError, WorkError
+from stillshot.models.load import load_config
+from stillshot.models.resolve import resolve_model
 from stillshot.student.saved import Student
 from stillshot.student.sidecar import Sidecar
 from stillshot.types import Example
@@ -513,6 +516,54 @@ def test_the_card_of_a_student_alone(lively: Lively) -> None:
     assert "exported without a run's records" in text
     assert 'pipeline("text-classification", model="path/to/student", top_k=None)' in text
     assert "teacher" not in text.lower()
+
+
+CARD_CASES: list[tuple[str, TaskDefinition, ExportKind, dict[str, Any]]] = [
+    ("llama", SENTIMENT, "merged", {}),
+    ("llama", PAIRS, "merged", {}),
+    ("llama", SENTIMENT, "onnx", {"head": "language_model"}),
+    ("llama", PAIRS, "onnx", {}),
+    ("bert", SENTIMENT, "merged", {}),
+    ("bert", PAIRS, "onnx", {}),
+]
+
+
+@pytest.mark.parametrize(("model", "task", "kind", "settings"), CARD_CASES)
+def test_the_code_of_a_card_answers_long_texts_as_predict_does(
+    lively: Lively, model: str, task: TaskDefinition, kind: ExportKind, settings: dict[str, Any]
+) -> None:
+    folder = save_student(Path("student"), lively(model), task=task, max_tokens=64, **settings)
+    query = dict.fromkeys(task.fields, "a man sleeps")
+    query[task.fields[-1]] = "".join(f"he {number}é, " for number in range(600))
+    Path("queries.jsonl").write_text(json.dumps(query) + "\n")
+    (made,) = export_student(folder, [kind], Path("out"), queries=Path("queries.jsonl"), floor=0.0)
+    answer = json.loads(call("predict", str(folder), "queries.jsonl").stdout)
+    card = (made.folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code = code.replace("path/to/student", str(made.folder))
+    for field, text in query.items():
+        assert code.count(f'"the {field}"') == 1
+        code = code.replace(f'"the {field}"', json.dumps(text))
+    printed: list[Any] = []
+    exec(code, {"print": printed.append})
+    (found,) = printed
+    if kind == "onnx":
+        odds = np.exp(found[0][0] - found[0].max())
+        scores = dict(zip(task.labels, (odds / odds.sum()).tolist(), strict=True))
+    else:
+        rows = found[0] if isinstance(found[0], list) else found
+        scores = {row["label"]: row["score"] for row in rows}
+    assert max(scores, key=scores.__getitem__) == answer["prediction"]
+    assert scores == pytest.approx(answer["probabilities"], abs=1e-4)
+
+
+def test_cards_say_how_long_texts_are_cut(lively: Lively) -> None:
+    folder = save_student(Path("student"), lively("llama"), max_tokens=100_000)
+    for made in exported(folder, "merged", "gguf"):
+        told = json.loads((made.folder / "stillshot.json").read_text(encoding="utf-8"))["max_tokens"]
+        assert told == load_config(resolve_model(lively("llama"))).max_position_embeddings
+        card = " ".join((made.folder / "README.md").read_text(encoding="utf-8").split())
+        assert f"where the whole has more than {told} tokens, cut the end of the longest field" in card
 
 
 # The Hub -----------------------------------------------------------------------------------------

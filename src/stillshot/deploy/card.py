@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,18 +130,28 @@ def _traits(student: Student) -> dict[str, Any]:
         "head": names.HEADS[student.head],
         "labels": names.listed(f"`{label}`" for label in student.task.labels),
         "fields": names.listed(f"`{field}`" for field in student.task.fields),
-        "max_tokens": student.section.max_tokens,
+        "max_tokens": student.featurizer.max_tokens,
         "parameters": names.parameters(count_parameters(student.model)[0]),
     }
 
 
 def _inputs(student: Student, template: Any) -> dict[str, str]:
-    """A query as code: what a pipeline is called with, and a tokenizer, and how both cut long texts."""
+    """A query as code: what a pipeline is called with, and a tokenizer, and how both cut long texts.
+
+    A decoder answers at its template's end, so what it reads is written by a function ``prompt``, which the card
+    holds too and which cuts as the student does.
+    """
     shown = [f"the {field}" for field in student.task.fields]
     if template is not None:
-        text = json.dumps(template, ensure_ascii=False)
-        return {"pipeline_input": text, "text_arguments": text, "cut": ""}
-    cut = f", truncation=True, max_length={student.section.max_tokens}"
+        query = json.dumps(dict(zip(student.task.fields, shown, strict=True)), ensure_ascii=False)
+        named = "|".join(map(re.escape, student.task.fields))
+        return {
+            "pipeline_input": f"prompt({query})",
+            "text_arguments": f"prompt({query})",
+            "cut": "",
+            "placeholder": f"{{({named})}}",
+        }
+    cut = f", truncation=True, max_length={student.featurizer.max_tokens}"
     first, *rest = (json.dumps(text) for text in (shown[0], *([" ".join(shown[1:])] if shown[1:] else [])))
     if not rest:
         return {"pipeline_input": first, "text_arguments": first, "cut": cut}

@@ -127,7 +127,8 @@ class Student:
     def sidecar(self, exported: Exported | None = None) -> Sidecar:
         """What a folder with this student, or an export of it, says beside the weights."""
         template = _template(self.featurizer, self.head)
-        return Sidecar(self.head, self.task, self.prompt, self.section, template, exported)
+        most = self.featurizer.max_tokens
+        return Sidecar(self.head, self.task, self.prompt, self.section, template, most, exported)
 
     def predict(self, queries: Sequence[Query], batch_size: int = 32) -> list[Prediction]:
         """The label of each query, with the probability of every label.
