@@ -1,4 +1,4 @@
-"""A decoder student in llama.cpp, with neither Stillshot nor PyTorch.
+"""A decoder student in llama.cpp, with neither Stillshot nor PyTorch nor transformers.
 
     stillshot export runs/first --to gguf -o exports/first
     python examples/llama_cpp_gguf.py exports/first/gguf "a stirring film" "no movement, no yuks"
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import xllamacpp
+from tokenizers import Tokenizer
 
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
@@ -20,14 +21,29 @@ if student["head"] == "channel":
 template, (field,) = student["template"], student["task"]["fields"]
 label_of = dict(zip(student["exported"]["label_tokens"], student["labels"], strict=True))
 
+tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.no_padding()
+tokenizer.no_truncation()
 parameters = xllamacpp.CommonParams()
 parameters.model.path = str(folder / student["exported"]["file"])
-parameters.n_ctx, parameters.n_parallel, parameters.verbosity = 2048, 1, -1
+parameters.n_ctx, parameters.n_parallel, parameters.verbosity = student["max_tokens"] + 1, 1, -1
 server = xllamacpp.Server(parameters)
+
+
+def read(text: str) -> list[int]:
+    """The tokens of the template with the text in it; what is too long is cut at the text's end, as in training."""
+    while True:
+        ids = tokenizer.encode(template.replace(f"{{{field}}}", text)).ids
+        excess = len(ids) - student["max_tokens"]
+        if excess <= 0:
+            return ids
+        spans = tokenizer.encode(text, add_special_tokens=False).offsets
+        text = text[: spans[-1 - excess][1]]
+
 
 for text in texts:
     request = {
-        "prompt": template.replace(f"{{{field}}}", text),
+        "prompt": read(text),
         "max_tokens": 1,
         "temperature": 1.0,
         "samplers": ["temperature"],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
@@ -19,12 +19,26 @@ template = student["template"] or f"{{{field}}}"
 
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 tokenizer.no_padding()
+tokenizer.no_truncation()
 if student["template"] is None:  # a decoder answers at its template's end, which must not be cut
-    tokenizer.enable_truncation(student["student"]["max_tokens"])
+    tokenizer.enable_truncation(student["max_tokens"])
 session = onnxruntime.InferenceSession(folder / student["exported"]["file"])
 wanted = {node.name for node in session.get_inputs()}
+
+
+def read(text: str) -> Encoding:
+    """The template with the text in it; what is too long is cut at the text's end, as in training."""
+    while True:
+        encoded = tokenizer.encode(template.replace(f"{{{field}}}", text))
+        excess = len(encoded) - student["max_tokens"]
+        if excess <= 0:
+            return encoded
+        spans = tokenizer.encode(text, add_special_tokens=False).offsets
+        text = text[: spans[-1 - excess][1]]
+
+
 for text in texts:
-    encoded = tokenizer.encode(template.replace(f"{{{field}}}", text))
+    encoded = read(text)
     inputs = {
         "input_ids": encoded.ids,
         "attention_mask": encoded.attention_mask,

@@ -17,14 +17,26 @@ if student["head"] != "label":
     sys.exit(f"{folder} has the head {student['head']!r}; this is for label heads.")
 labels, (field,) = student["labels"], student["task"]["fields"]
 template = student["template"] or f"{{{field}}}"
-cut = {} if student["template"] else {"truncation": True, "max_length": student["student"]["max_tokens"]}
+# A decoder answers at its template's end, which must not be cut.
+cut = {} if student["template"] else {"truncation": True, "max_length": student["max_tokens"]}
 
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels)).eval()
+
+
+def read(text: str) -> list[int]:
+    """The tokens of the template with the text in it; what is too long is cut at the text's end, as in training."""
+    while True:
+        ids = tokenizer(template.replace(f"{{{field}}}", text), **cut).input_ids
+        excess = len(ids) - student["max_tokens"]
+        if excess <= 0:
+            return ids
+        spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        text = text[: spans[-1 - excess][1]]
+
+
 for text in texts:
-    inputs = tokenizer(
-        template.replace(f"{{{field}}}", text), return_tensors="pt", return_token_type_ids=False, **cut
-    )
     with torch.inference_mode():
-        probabilities = model(**inputs).logits.float().softmax(-1)[0].tolist()
+        logits = model(input_ids=torch.tensor([read(text)])).logits
+    probabilities = logits.float().softmax(-1)[0].tolist()
     print(json.dumps({label: round(p, 4) for label, p in zip(labels, probabilities, strict=True)}))

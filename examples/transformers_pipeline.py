@@ -14,12 +14,23 @@ folder, texts = Path(sys.argv[1]), sys.argv[2:]
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
 if student["head"] != "label":
     sys.exit(f"{folder} has the head {student['head']!r}; this is for label heads.")
-(field,) = student["task"]["fields"]
-# The text that a decoder was trained to read; an encoder reads the field as it is.
-template = student["template"] or f"{{{field}}}"
-
-cut = {} if student["template"] else {"truncation": True, "max_length": student["student"]["max_tokens"]}
+template, (field,) = student["template"], student["task"]["fields"]
+# An encoder reads the field as it is, and the pipeline cuts it.
+cut = {} if template else {"truncation": True, "max_length": student["max_tokens"]}
 
 classify = pipeline("text-classification", model=str(folder), top_k=None)
-for scores in classify([template.replace(f"{{{field}}}", text) for text in texts], **cut):
+
+
+def written(text: str) -> str:
+    """What a decoder reads: its template, which must not be cut, with the text, cut at its end as in training."""
+    while True:
+        prompt = template.replace(f"{{{field}}}", text)
+        excess = len(classify.tokenizer(prompt).input_ids) - student["max_tokens"]
+        if excess <= 0:
+            return prompt
+        spans = classify.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        text = text[: spans[-1 - excess][1]]
+
+
+for scores in classify([written(text) if template else text for text in texts], **cut):
     print(json.dumps({score["label"]: round(score["score"], 4) for score in scores}))

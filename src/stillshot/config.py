@@ -119,6 +119,10 @@ class TaskDefinition(Section):
                 raise ValueError(f"label_mapping points to {target!r}, which is not a label")
         return self
 
+    def of_queries(self) -> TaskDefinition:
+        """The task as queries are read: no label and no group of a row can keep it from being answered."""
+        return self.model_copy(update={"drop_labels": [], "groups": []})
+
 
 def _task_form(value: Any) -> str:
     return "by_name" if isinstance(value, str) else "in_full"

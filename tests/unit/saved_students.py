@@ -44,6 +44,9 @@ def write_run(folder: Path, model: str, **settings: Any) -> Path:
             "name": "tiny",
             "task": SENTIMENT.model_dump(),
             "data": {"in_domain": {"test": "test.jsonl"}, "out_of_domain": {"far": "far.jsonl"}},
+            "budgets": [{"labelled": 4, "num_contexts": 1, "num_shots": 2}],
+            "seeds": [0],
+            "controls": ["shuffled_labels"],
             "students": [{"model": model}],
         }
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import re
+import shutil
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +16,23 @@ import numpy as np
 import onnx
 import pytest
 from cli_calls import call, refused
-from doubles import PAIRS, reviews
+from doubles import PAIRS, SENTIMENT, reviews
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HTTPError
+from onnxruntime.quantization import quantize_dynamic
 from saved_students import CELL, save_student, write_queries, write_run
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, pipeline
 
-from stillshot.config import ExportKind, Prompt
+from stillshot.config import ExportKind, Prompt, TaskDefinition
+from stillshot.deploy import onnx_export
+from stillshot.deploy.card import Provenance
 from stillshot.deploy.exporting import Export, export_student
 from stillshot.deploy.gguf_student import completion_request
 from stillshot.deploy.onnx_student import OnnxStudent
 from stillshot.deploy.predictor import load_predictor
 from stillshot.errors import ModelError, WorkError
+from stillshot.models.load import load_config
+from stillshot.models.resolve import resolve_model
 from stillshot.student.saved import Student
 from stillshot.student.sidecar import Sidecar
 from stillshot.types import Example
@@ -160,9 +169,62 @@ def test_a_decoder_in_8_bits_has_a_scale_a_block(lively: Lively) -> None:
     assert "MatMulInteger" not in kinds
 
 
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_weights_too_large_for_one_file_lie_beside_it(
+    lively: Lively, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    between: list[list[str]] = []
+
+    def quantize(source: Path, target: Path, **settings: Any) -> None:
+        quantize_dynamic(source, target, **settings)
+        between.append([file.name for file in onnx_export.files_beside(target)])
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", quantize)
+    monkeypatch.setattr(onnx_export, "LARGEST_FILE_BYTES", 1000)
+    folder = save_student(Path("student"), lively(model))
+    for made in exported(folder, "onnx", "onnx-int8", floor=0.9):
+        assert made.accepted
+        whole = onnx.load(made.folder / "model.onnx", load_external_data=False)
+        referred = {
+            entry.value
+            for weight in whole.graph.initializer
+            for entry in weight.external_data
+            if entry.key == "location"
+        }
+        sidecar = Sidecar.read(made.folder).exported
+        assert sidecar is not None
+        assert referred == set(sidecar.files_beside) == {"model.onnx.data"}
+        assert (made.folder / "model.onnx.data").stat().st_size > 20_000
+        card = " ".join((made.folder / "README.md").read_text(encoding="utf-8").split())
+        assert "Its weights are in `model.onnx.data`, which must stay beside `model.onnx`." in card
+        moved = load_predictor(made.folder.rename(f"moved-{made.kind}"))
+        assert moved.predict_proba(QUERIES).shape == (24, 2)
+    # Between the two steps of a decoder, the products are still in 32 bits.
+    assert between == [["model.onnx.data"]]
+
+
+def test_weights_that_fit_are_in_the_file(bert_onnx: tuple[Path, Path]) -> None:
+    exported = Sidecar.read(bert_onnx[1]).exported
+    assert exported is not None
+    assert exported.files_beside == []
+    assert "must stay beside" not in (bert_onnx[1] / "README.md").read_text(encoding="utf-8")
+
+
 def test_threads_of_an_onnx_student_can_be_chosen(bert_onnx: tuple[Path, Path]) -> None:
     student = OnnxStudent.load(bert_onnx[1], threads=2)
     assert student.session.get_session_options().intra_op_num_threads == 2
+
+
+def test_an_onnx_student_that_nobody_holds_leaves_the_memory_at_once(bert_onnx: tuple[Path, Path]) -> None:
+    student = OnnxStudent.load(bert_onnx[1])
+    assert student.predict_proba(["a stirring film"]).shape == (1, 2)
+    remembered = weakref.ref(student)
+    gc.disable()  # what refers to itself would wait for it
+    try:
+        del student
+        assert remembered() is None
+    finally:
+        gc.enable()
 
 
 def test_pytorch_says_how_an_export_is_loaded(bert_onnx: tuple[Path, Path]) -> None:
@@ -265,6 +327,19 @@ def test_a_student_alone_needs_queries(lively: Lively) -> None:
     assert "does not exist" in refused("export", "student", "--to", "merged", "--queries", "nowhere.csv")
 
 
+@pytest.mark.parametrize("command", ["export", "predict"])
+def test_no_label_and_no_group_of_a_row_keeps_a_query_out(lively: Lively, command: str) -> None:
+    task = SENTIMENT.model_copy(update={"drop_labels": ["mixed"], "groups": ["source"]})
+    save_student(Path("student"), lively("bert"), task=task)
+    rows = [{"text": "a stirring film", "label": label} for label in ("mixed", "positive", "unheard of")]
+    Path("queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if command == "predict":
+        assert len(call("predict", "student", "queries.jsonl").stdout.splitlines()) == 3
+        return
+    done = call("export", "student", "--to", "merged", "-o", "out", "--queries", "queries.jsonl", "--json")
+    assert json.loads(done.stdout)["exports"][0]["queries"] == 3
+
+
 def test_weights_that_are_not_finite_are_no_export(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Contrary):
         def predict_proba(self, queries: Sequence[Any], batch_size: int = 32) -> Any:
@@ -316,6 +391,72 @@ def test_predict_reads_exports(bert_onnx: tuple[Path, Path]) -> None:
     assert str(bert_onnx[1]) in refused("predict", str(bert_onnx[1].parent), stdin='"x"\n')
 
 
+# Damage ------------------------------------------------------------------------------------------
+
+
+def cut_short(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def another(content: bytes) -> bytes:
+    return b"<html>503 Service Unavailable</html>"
+
+
+def assert_told_as_damaged(folder: Path, file: Path) -> None:
+    """``predict`` and ``serve`` give one message: what, where, and what to do."""
+    for arguments in (("predict", str(folder)), ("serve", str(folder), "--port", "0")):
+        result = call(*arguments, stdin='"a stirring film"\n')
+        assert result.exit_code == 2, result.output
+        assert "Traceback" not in result.output
+        message = result.stderr[result.stderr.index("error: ") :]
+        assert message.startswith(f"error: {file} cannot be read; it may be damaged or cut short (")
+        assert "make it anew: stillshot export STUDENT --to " in message
+        assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, another])
+def test_a_damaged_onnx_file_is_told(bert_onnx: tuple[Path, Path], damage: Callable[[bytes], bytes]) -> None:
+    folder = Path(shutil.copytree(bert_onnx[1], "copy"))
+    file = folder / "model.onnx"
+    file.write_bytes(damage(file.read_bytes()))
+    assert_told_as_damaged(folder, file)
+
+
+def test_an_onnx_file_that_only_fails_when_run_is_told(bert_onnx: tuple[Path, Path]) -> None:
+    folder = Path(shutil.copytree(bert_onnx[1], "copy"))
+    model = onnx.load(folder / "model.onnx")
+    model.graph.output[0].name = "other"
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            node.output[index] = "other" if name == "logits" else name
+    onnx.save(model, folder / "model.onnx")
+    message = refused("predict", str(folder), stdin='"a stirring film"\n')
+    assert f"{folder / 'model.onnx'} cannot be read" in message
+
+
+def test_a_missing_file_of_an_export_is_told(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "LARGEST_FILE_BYTES", 1000)
+    (made,) = exported(save_student(Path("student"), lively("bert")), "onnx")
+    for name in ("model.onnx.data", "model.onnx"):
+        (made.folder / name).unlink()
+        message = refused("predict", str(made.folder), stdin='"a stirring film"\n')
+        assert f"{made.folder / name} is not there" in message
+        assert "Copy the whole folder again, or make it anew: stillshot export" in message
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_damaged_weights_of_a_student_are_told(lively: Lively, tuning: str) -> None:
+    folder = save_student(Path("student"), lively("llama"), tuning=tuning)
+    (file,) = folder.glob("*.safetensors")
+    file.write_bytes(cut_short(file.read_bytes()))
+    message = refused("predict", str(folder), stdin='"a stirring film"\n')
+    assert "The weights of student cannot be read; they may be damaged or cut short (" in message
+
+
 # The card ----------------------------------------------------------------------------------------
 
 
@@ -352,12 +493,77 @@ def test_the_card_tells_what_the_run_knows_and_no_text_of_it(lively: Lively) -> 
     assert not any(json.loads(item)["fields"]["text"] in card.content for item in items)
 
 
+def test_a_controls_contexts_are_its_own(lively: Lively) -> None:
+    """A control shares its draw, and nothing else, with what it stands beside."""
+    folder = write_run(Path("run"), lively("bert"))
+    control = folder.rename(folder.with_name(CELL.replace("context_distillation", "shuffled_labels")))
+    results = json.loads(Path("run/results.json").read_text(encoding="utf-8"))
+    results["cells"][0] |= {"id": control.name, "control": "shuffled_labels"}
+    Path("run/results.json").write_text(json.dumps(results), encoding="utf-8")
+    found = Provenance.of(control)
+    assert found is not None
+    assert found.contexts == ()
+    Path("run/softlabels/shuffled_labels-n4x1x2-s0.json").write_text('{"contexts": ["decaf"]}')
+    found = Provenance.of(control)
+    assert found is not None
+    assert found.contexts == ("decaf",)
+    assert Provenance.of(folder.parent / "stranger") is None
+
+
 def test_the_card_of_a_student_alone(lively: Lively) -> None:
     (made,) = exported(save_student(Path("student"), lively("bert")), "merged")
     text = (made.folder / "README.md").read_text(encoding="utf-8")
     assert "exported without a run's records" in text
     assert 'pipeline("text-classification", model="path/to/student", top_k=None)' in text
     assert "teacher" not in text.lower()
+
+
+CARD_CASES: list[tuple[str, TaskDefinition, ExportKind, dict[str, Any]]] = [
+    ("llama", SENTIMENT, "merged", {}),
+    ("llama", PAIRS, "merged", {}),
+    ("llama", SENTIMENT, "onnx", {"head": "language_model"}),
+    ("llama", PAIRS, "onnx", {}),
+    ("bert", SENTIMENT, "merged", {}),
+    ("bert", PAIRS, "onnx", {}),
+]
+
+
+@pytest.mark.parametrize(("model", "task", "kind", "settings"), CARD_CASES)
+def test_the_code_of_a_card_answers_long_texts_as_predict_does(
+    lively: Lively, model: str, task: TaskDefinition, kind: ExportKind, settings: dict[str, Any]
+) -> None:
+    folder = save_student(Path("student"), lively(model), task=task, max_tokens=64, **settings)
+    query = dict.fromkeys(task.fields, "a man sleeps")
+    query[task.fields[-1]] = "".join(f"he {number}é, " for number in range(600))
+    Path("queries.jsonl").write_text(json.dumps(query) + "\n")
+    (made,) = export_student(folder, [kind], Path("out"), queries=Path("queries.jsonl"), floor=0.0)
+    answer = json.loads(call("predict", str(folder), "queries.jsonl").stdout)
+    card = (made.folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code = code.replace("path/to/student", str(made.folder))
+    for field, text in query.items():
+        assert code.count(f'"the {field}"') == 1
+        code = code.replace(f'"the {field}"', json.dumps(text))
+    printed: list[Any] = []
+    exec(code, {"print": printed.append})
+    (found,) = printed
+    if kind == "onnx":
+        odds = np.exp(found[0][0] - found[0].max())
+        scores = dict(zip(task.labels, (odds / odds.sum()).tolist(), strict=True))
+    else:
+        rows = found[0] if isinstance(found[0], list) else found
+        scores = {row["label"]: row["score"] for row in rows}
+    assert max(scores, key=scores.__getitem__) == answer["prediction"]
+    assert scores == pytest.approx(answer["probabilities"], abs=1e-4)
+
+
+def test_cards_say_how_long_texts_are_cut(lively: Lively) -> None:
+    folder = save_student(Path("student"), lively("llama"), max_tokens=100_000)
+    for made in exported(folder, "merged", "gguf"):
+        told = json.loads((made.folder / "stillshot.json").read_text(encoding="utf-8"))["max_tokens"]
+        assert told == load_config(resolve_model(lively("llama"))).max_position_embeddings
+        card = " ".join((made.folder / "README.md").read_text(encoding="utf-8").split())
+        assert f"where the whole has more than {told} tokens, cut the end of the longest field" in card
 
 
 # The Hub -----------------------------------------------------------------------------------------
@@ -460,6 +666,28 @@ def test_a_gguf_export_answers_as_its_student(
     tokens = Sidecar.read(made.folder).exported
     assert tokens is not None
     assert (tokens.label_tokens is None) == (head == "channel")
+
+
+def test_a_damaged_gguf_file_is_told(lively: Lively, gguf_reader: str) -> None:
+    (made,) = exported(save_student(Path("student"), lively("llama")), "gguf")
+    file = made.folder / "model.gguf"
+    whole = file.read_bytes()
+    for damage in (cut_short, emptied, another):
+        file.write_bytes(damage(whole))
+        assert_told_as_damaged(made.folder, file)
+    file.unlink()
+    assert f"{file} is not there" in refused("predict", str(made.folder), stdin='"a stirring film"\n')
+
+
+def test_what_reads_gguf_files_may_not_be_installed(lively: Lively, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> None:
+        raise ImportError("Please install gguf.\n")
+
+    (made,) = exported(save_student(Path("student"), lively("llama"), head="channel"), "gguf")
+    monkeypatch.setattr("stillshot.deploy.gguf_student._by_transformers", missing)
+    message = refused("predict", str(made.folder), stdin='"a stirring film"\n')
+    assert "(Please install gguf.). Run: pip install 'stillshot[export,llama-cpp]'" in message
+    assert "damaged" not in message
 
 
 def test_label_words_of_several_tokens_get_a_letter_each(lively: Lively, gguf_reader: str) -> None:

@@ -83,8 +83,7 @@ def _answers(student: Predictor, rows: list[Row], batch_size: int) -> Iterator[d
     from stillshot.data.files import examples_in
     from stillshot.student.saved import as_predictions
 
-    # A query has no label and no group, so none of its columns can keep it from being answered.
-    task = student.task.model_copy(update={"drop_labels": [], "groups": []})
+    task = student.task.of_queries()
     objects = [(where, _object(where, row, task.fields)) for where, row in rows]
     examples = examples_in(objects, task, task.sources.local, labels=False)
     answers = as_predictions(task.labels, student.predict_proba(examples, batch_size))

@@ -17,6 +17,7 @@ from stillshot.deploy.gguf_student import completion_request
 from stillshot.deploy.held_out import HeldOut
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell
+from stillshot.methods.cells import find_setting
 from stillshot.models.resolve import hub_name
 from stillshot.report import names
 from stillshot.report.folder import read_results
@@ -54,11 +55,11 @@ class Provenance:
         if run is None or not run.results.is_file():
             return None
         cell = next((cell for cell in read_results(run.path).cells if cell.id == name), None)
-        draw = re.search(r"n\d+x\d+x\d+-s-?\d+$", name)
-        if cell is None or draw is None:
+        if cell is None:
             return None
-        labels = run.labels(f"{cell.control}-{draw[0]}" if cell.control else draw[0])
-        known = json.loads(labels.read_text(encoding="utf-8")) if cell.teacher and labels.is_file() else {}
+        setting = find_setting(run.open_recipe(), cell.id, cell.control) if cell.teacher else None
+        labels = setting and run.labels(setting.name)
+        known = json.loads(labels.read_text(encoding="utf-8")) if labels and labels.is_file() else {}
         return cls(cell, tuple(known.get("contexts", ())))
 
 
@@ -96,6 +97,8 @@ class Describer:
             folder=place,
             kind=kind,
             kind_in_words=_KINDS[kind],
+            file=exported and exported.file,
+            files_beside=names.listed(f"`{name}`" for name in exported.files_beside) if exported else "",
             agreement=agreement,
             beside=[(f"`{other}/`", _KINDS[other], names.percent(found.share)) for other, found in beside],
             origin=self.held_out.origin,
@@ -127,18 +130,28 @@ def _traits(student: Student) -> dict[str, Any]:
         "head": names.HEADS[student.head],
         "labels": names.listed(f"`{label}`" for label in student.task.labels),
         "fields": names.listed(f"`{field}`" for field in student.task.fields),
-        "max_tokens": student.section.max_tokens,
+        "max_tokens": student.featurizer.max_tokens,
         "parameters": names.parameters(count_parameters(student.model)[0]),
     }
 
 
 def _inputs(student: Student, template: Any) -> dict[str, str]:
-    """A query as code: what a pipeline is called with, and a tokenizer, and how both cut long texts."""
+    """A query as code: what a pipeline is called with, and a tokenizer, and how both cut long texts.
+
+    A decoder answers at its template's end, so what it reads is written by a function ``prompt``, which the card
+    holds too and which cuts as the student does.
+    """
     shown = [f"the {field}" for field in student.task.fields]
     if template is not None:
-        text = json.dumps(template, ensure_ascii=False)
-        return {"pipeline_input": text, "text_arguments": text, "cut": ""}
-    cut = f", truncation=True, max_length={student.section.max_tokens}"
+        query = json.dumps(dict(zip(student.task.fields, shown, strict=True)), ensure_ascii=False)
+        named = "|".join(map(re.escape, student.task.fields))
+        return {
+            "pipeline_input": f"prompt({query})",
+            "text_arguments": f"prompt({query})",
+            "cut": "",
+            "placeholder": f"{{({named})}}",
+        }
+    cut = f", truncation=True, max_length={student.featurizer.max_tokens}"
     first, *rest = (json.dumps(text) for text in (shown[0], *([" ".join(shown[1:])] if shown[1:] else [])))
     if not rest:
         return {"pipeline_input": first, "text_arguments": first, "cut": cut}

@@ -124,8 +124,10 @@ def _write(kind: ExportKind, student: Student, folder: Path, others: Sequence[Ex
     if kind == "gguf":
         exported = gguf_export.write_gguf(student, folder)
     else:
-        _write_onnx(kind, student, folder / onnx_export.MODEL_FILE, others)
-        exported = Exported(kind=kind, file=onnx_export.MODEL_FILE)
+        file = folder / onnx_export.MODEL_FILE
+        _write_onnx(kind, student, file, others)
+        beside = [other.name for other in onnx_export.files_beside(file)]
+        exported = Exported(kind=kind, file=file.name, files_beside=beside)
     student.sidecar(exported).write(folder)
     return exported
 

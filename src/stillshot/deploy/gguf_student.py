@@ -5,71 +5,58 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from stillshot.config import TaskDefinition
+from stillshot.deploy.exported_student import ExportedStudent, Logits, find_file, load_featurizer, unreadable
 from stillshot.errors import ModelError, WorkError
-from stillshot.models import load
-from stillshot.models.resolve import resolve_model
-from stillshot.student.features import Featurizer
 from stillshot.student.heads import with_language_model_head
-from stillshot.student.saved import Query, answer_in_batches, build_featurizer, gathered
 from stillshot.student.sidecar import Sidecar
 
 _BIAS = 100.0  # more than logits differ by, and small enough to leave them their digits
 _SMALLEST = 1e-30
-Logits = Callable[[dict[str, Tensor]], Tensor]  # of a batch's inputs, shape (batch, labels)
 
 
-class GgufStudent:
-    """Answers as the student does that was exported; see :class:`stillshot.deploy.predictor.Predictor`.
+class GgufStudent(ExportedStudent):
+    """An exported student whose logits llama.cpp computes, of the tokens that the student's featurizer makes.
 
-    The featurizer is the student's own, and its tokens are what llama.cpp is given. Without the package
-    xllamacpp, and for a channel head, whose scores of a prompt's own tokens llama.cpp's server does not tell,
-    transformers reads the file into PyTorch, which takes more memory.
+    Without the package xllamacpp, and for a channel head, whose scores of a prompt's own tokens llama.cpp's
+    server does not tell, transformers reads the file into PyTorch, which takes more memory.
     """
-
-    def __init__(self, logits: Logits, task: TaskDefinition, featurizer: Featurizer) -> None:
-        self.logits, self.task, self.featurizer = logits, task, featurizer
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """An export in a folder.
 
         Raises:
-            ModelError: The folder holds no such export.
+            ModelError: The folder holds no such export, its file is missing or damaged, or what reads it is not
+                installed.
         """
         folder = Path(folder)
         sidecar = Sidecar.read(folder)
-        if sidecar.exported is None or sidecar.exported.kind != "gguf":
+        exported = sidecar.exported
+        if exported is None or exported.kind != "gguf":
             raise ModelError(f"{folder} holds no GGUF export. Make one: stillshot export {folder} --to gguf")
-        resolved = resolve_model(str(folder))
-        featurizer = build_featurizer(
-            sidecar.task,
-            sidecar.prompt,
-            sidecar.section,
-            sidecar.head,
-            load.load_tokenizer(resolved),
-            load.load_config(resolved),
-        )
-        file, tokens = folder / sidecar.exported.file, sidecar.exported.label_tokens
-        if tokens is not None and importlib.util.find_spec("xllamacpp") is not None:
-            logits = _by_llama_cpp(file, tokens, sidecar.section.max_tokens)
-        else:
-            logits = _by_transformers(file, tokens, sidecar.task.labels)
+        featurizer = load_featurizer(folder, sidecar)
+        file, tokens = find_file(folder, exported), exported.label_tokens
+        try:
+            if tokens is not None and importlib.util.find_spec("xllamacpp") is not None:
+                logits = _by_llama_cpp(file, tokens, sidecar.section.max_tokens)
+            else:
+                logits = _by_transformers(file, tokens, sidecar.task.labels)
+        except ImportError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"{file} is read with packages that are not installed ({reason}). Run: pip install "
+                "'stillshot[export,llama-cpp]'"
+            ) from error
+        except Exception as error:  # a reader stumbles over whatever damage makes it find
+            raise unreadable(file, exported, error) from error
         return cls(logits, sidecar.task, featurizer)
-
-    def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
-        """Probabilities over ``task.labels``, shape ``(queries, labels)``."""
-        batches = answer_in_batches(queries, self.task, self.featurizer, batch_size, self.logits)
-        return gathered(batches, len(queries), len(self.task.labels))
 
 
 def completion_request(prompt: str | list[int], label_tokens: Sequence[int]) -> dict[str, Any]:
@@ -97,7 +84,10 @@ def _by_llama_cpp(file: Path, label_tokens: Sequence[int], window: int) -> Logit
     parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = window + 1, 1, 0
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
     parameters.warmup, parameters.verbosity = False, -1
-    server = xllamacpp.Server(parameters)
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError as error:  # whose message is about the parameters
+        raise OSError("llama.cpp does not load it") from error
 
     def log_probabilities(ids: list[int]) -> list[float]:
         answer: Any = server.handle_completions(completion_request(ids, label_tokens))

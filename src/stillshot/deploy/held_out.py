@@ -32,8 +32,7 @@ def held_out_queries(student: Path, task: TaskDefinition, file: Path | None) -> 
         DataError: The file is malformed, or there is neither file nor run.
     """
     if file is not None:
-        plain = task.model_copy(update={"drop_labels": [], "groups": []})
-        queries = read_file(file, plain, source=task.sources.local, labels=False)
+        queries = read_file(file, task.of_queries(), source=task.sources.local, labels=False)
         return HeldOut(_evenly(queries, VERIFIED_QUERIES), file.name)
     run = RunFolder.around(student)
     if run is None:

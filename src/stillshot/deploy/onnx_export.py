@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from stillshot.student.saved import Student
 from stillshot.types import Example
 
 MODEL_FILE = "model.onnx"
-# A protocol buffer holds 2 GiB; what is larger goes into a file beside it.
-_LARGEST_FILE_BYTES = 2_000_000_000
+# A protocol buffer holds 2 GiB; the weights of what is larger go into a file beside it.
+LARGEST_FILE_BYTES = 2_000_000_000
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "onnxruntime.quantization.matmul_nbits_quantizer", "root")
 _BLOCK = 32  # inputs of a matrix that share a scale
 
@@ -50,6 +51,9 @@ def check_onnx(student: Student) -> None:
 def write_onnx(student: Student, file: Path) -> None:
     """Write an ONNX file: token ids in, ``logits`` of shape ``(batch, labels)`` out. Batch and length are free.
 
+    Weights of more than :data:`LARGEST_FILE_BYTES` (PyTorch draws its own line lower) lie beside it; see
+    :func:`files_beside`.
+
     Raises:
         WorkError: PyTorch cannot export this architecture.
     """
@@ -66,7 +70,7 @@ def write_onnx(student: Student, file: Path) -> None:
                 input_names=names,
                 output_names=["logits"],
                 dynamic_shapes=free,
-                external_data=weights_bytes > _LARGEST_FILE_BYTES,
+                external_data=weights_bytes > LARGEST_FILE_BYTES,
                 dynamo=True,
                 verbose=False,
             )
@@ -85,12 +89,20 @@ def write_int8(source: Path, target: Path, *, decoder: bool) -> None:
     processors without VNNI, sums of full 8-bit products overflow. A decoder's states have a few channels far
     larger than all others, which leave the others no digits in one range; its products have a scale for every
     block of inputs and weights instead, and are slower.
+
+    Args:
+        source: What :func:`write_onnx` has written, with its weights in the file or beside it.
+        target: The file to write; beside it go weights that are too large for it also in 8 bits.
+        decoder: Whether the model is one.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     products = [] if decoder else ["MatMul", "Gemm"]
+    source_bytes = sum(file.stat().st_size for file in (source, *files_beside(source)))
     with _quiet(), tempfile.TemporaryDirectory() as folder:
-        quantized = Path(folder) / MODEL_FILE if decoder else target
+        quantized = Path(folder) / MODEL_FILE
         quantize_dynamic(
             source,
             quantized,
@@ -98,14 +110,31 @@ def write_int8(source: Path, target: Path, *, decoder: bool) -> None:
             weight_type=QuantType.QInt8,
             per_channel=not decoder,
             reduce_range=not decoder,
+            # A decoder's products still have 32 bits here.
+            use_external_data_format=source_bytes > LARGEST_FILE_BYTES,
         )
-        if decoder:
-            _write_blockwise(quantized, target)
+        model = onnx.load(quantized)
+        written = _in_blocks(model) if decoder else ONNXModel(model)
+        written.save_model_to_file(str(target), _weights_bytes(written.model) > LARGEST_FILE_BYTES)
 
 
-def _write_blockwise(source: Path, target: Path) -> None:
-    """Quantize matrix products in blocks, weights and inputs alike."""
-    import onnx
+def files_beside(file: Path) -> list[Path]:
+    """The files beside an ONNX file that hold its weights, where it does not hold them itself.
+
+    They are told by their names, ``model.onnx.data``, by which the file refers to them.
+    """
+    return sorted(file.parent.glob(f"{file.name}.*"))
+
+
+def _weights_bytes(model: Any) -> int:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    weights = model.graph.initializer
+    return sum(math.prod(w.dims) * tensor_dtype_to_np_dtype(w.data_type).itemsize for w in weights)
+
+
+def _in_blocks(model: Any) -> Any:
+    """The model with its matrix products quantized in blocks, weights and inputs alike."""
     from onnxruntime.quantization.matmul_nbits_quantizer import (
         DefaultWeightOnlyQuantConfig,
         MatMulNBitsQuantizer,
@@ -115,9 +144,9 @@ def _write_blockwise(source: Path, target: Path) -> None:
     settings = DefaultWeightOnlyQuantConfig(
         block_size=_BLOCK, is_symmetric=True, accuracy_level=in_8_bits, bits=8
     )
-    quantizer: Any = MatMulNBitsQuantizer(onnx.load(source), algo_config=settings)
+    quantizer: Any = MatMulNBitsQuantizer(model, algo_config=settings)
     quantizer.process()
-    quantizer.model.save_model_to_file(str(target), False)
+    return quantizer.model
 
 
 class _LabelLogits(nn.Module):

@@ -68,6 +68,27 @@ def settings(recipe: Recipe) -> list[Setting]:
     ]
 
 
+def find_setting(recipe: Recipe, cell_id: str, control: Control | None) -> Setting | None:
+    """The setting of a trained student's cell, by the id that :func:`cells` gave it; no model is looked at.
+
+    Args:
+        recipe: What was run.
+        cell_id: The cell's, which ends in the name of its draw.
+        control: Which control it is, if it is one; a control shares its draw with what it stands beside.
+
+    Returns:
+        ``None`` where the recipe has no such setting.
+    """
+    return next(
+        (
+            setting
+            for setting in settings(recipe)
+            if setting.control == control and cell_id.endswith(f"-{setting.draw}")
+        ),
+        None,
+    )
+
+
 def cells(recipe: Recipe) -> list[CellSpec]:
     """Every cell of a recipe, in the order in which they run; cells that share a draw are neighbours."""
     found = _zero_shot(recipe) if "zero_shot" in recipe.methods else []

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from stillshot.config import Dtype, Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
@@ -93,7 +94,7 @@ class Student:
             dtype: Of all weights; ``None`` is that in which it was trained and evaluated, float32 for what trained.
 
         Raises:
-            ModelError: The folder holds no student.
+            ModelError: The folder holds no student, or its weights are damaged.
         """
         folder = Path(folder)
         sidecar = Sidecar.read(folder)
@@ -104,7 +105,13 @@ class Student:
             )
         section, task, head = sidecar.section, sidecar.task, sidecar.head
         tokenizer = load.load_tokenizer(resolve_model(str(folder)))
-        model = _load_weights(folder, section, task, head, tokenizer)
+        try:
+            model = _load_weights(folder, section, task, head, tokenizer)
+        except SafetensorError as error:
+            raise ModelError(
+                f"The weights of {folder} cannot be read; they may be damaged or cut short ({error}). Copy the "
+                "folder here again, or train the student again."
+            ) from error
         student = cls(model, tokenizer, task, sidecar.prompt, section, head)
         student.model.to(load.best_device(), None if dtype is None else load.choose_dtype(dtype)).eval()
         return student
@@ -123,7 +130,8 @@ class Student:
     def sidecar(self, exported: Exported | None = None) -> Sidecar:
         """What a folder with this student, or an export of it, says beside the weights."""
         template = _template(self.featurizer, self.head)
-        return Sidecar(self.head, self.task, self.prompt, self.section, template, exported)
+        most = self.featurizer.max_tokens
+        return Sidecar(self.head, self.task, self.prompt, self.section, template, most, exported)
 
     def predict(self, queries: Sequence[Query], batch_size: int = 32) -> list[Prediction]:
         """The label of each query, with the probability of every label.

@@ -24,7 +24,8 @@ class Exported(BaseModel):
 
     Attributes:
         kind: What it was exported to.
-        file: The file with the weights.
+        file: The file that is loaded.
+        files_beside: Files beside it that it refers to, without which it cannot be: a large model's weights.
         label_tokens: Where logits are over a vocabulary, the token of each label.
     """
 
@@ -32,6 +33,7 @@ class Exported(BaseModel):
 
     kind: Literal["onnx", "onnx-int8", "gguf"]
     file: str
+    files_beside: list[str] = []
     label_tokens: list[int] | None = None
 
 
@@ -42,6 +44,8 @@ class Sidecar:
     Attributes:
         template: For other tools: the text that a decoder reads, each field in braces; with a channel head
             by label, and split where the scored text begins. Null for an encoder, which reads the fields.
+        max_tokens: For other tools: how many tokens of a query the student reads at most, the template's among
+            them. A longer one is cut at the end of its longest text. Null in folders of the first versions.
         exported: Null where PyTorch loads the weights.
     """
 
@@ -50,6 +54,7 @@ class Sidecar:
     prompt: Prompt
     section: StudentSection
     template: Any = None
+    max_tokens: int | None = None
     exported: Exported | None = None
 
     def write(self, folder: Path) -> None:
@@ -59,6 +64,7 @@ class Sidecar:
             "head": self.head,
             "labels": self.task.labels,
             "template": self.template,
+            "max_tokens": self.max_tokens,
             "task": _without_places(self.task).model_dump(mode="json"),
             "prompt": self.prompt.model_dump(mode="json"),
             "student": self.section.model_dump(mode="json"),
@@ -95,6 +101,7 @@ class Sidecar:
                 prompt=Prompt.model_validate(content["prompt"]),
                 section=StudentSection.model_validate(content["student"]),
                 template=content.get("template"),
+                max_tokens=content.get("max_tokens"),
                 exported=None if exported is None else Exported.model_validate(exported),
             )
         except (KeyError, TypeError, ValidationError) as error:
