@@ -150,6 +150,16 @@ def test_texts_over_max_tokens_are_cut_and_the_pattern_is_kept(lively: Lively) -
         student_of(lively("llama"), max_tokens=8).predict(["a film"])
 
 
+def test_of_a_pair_the_longest_text_is_cut_until_both_fit(lively: Lively) -> None:
+    student = Student.create(section_of(lively("llama"), max_tokens=60), PAIRS, Prompt())
+    whole = Example({"premise": "a man sleeps " * 40, "hypothesis": "he rests " * 60})
+    (feature,) = student.featurizer.features([whole])
+    assert feature["length"] <= 60
+    text = student.tokenizer.decode(feature["input_ids"])
+    assert text.count("sleeps") > 1
+    assert text.count("rests") > 1
+
+
 def test_special_tokens_in_data_stay_text_for_encoders(lively: Lively) -> None:
     student = Student.create(section_of(lively("bert")), PAIRS, Prompt())
     assert isinstance(student.featurizer, EncoderFeaturizer)

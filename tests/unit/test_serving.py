@@ -93,7 +93,9 @@ def test_students_compute_in_the_dtype_that_is_asked_for(
         found[dtype] = student.predictor.predict_proba(texts)
     assert np.array_equal(found[None], found["float32"])
     assert not np.array_equal(found["bfloat16"], found["float32"])
-    assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.1)  # noise on all weights amplifies rounding
+    assert found["bfloat16"] == pytest.approx(
+        found["float32"], abs=0.1
+    )  # noise on all weights amplifies rounding
 
 
 @in_loop

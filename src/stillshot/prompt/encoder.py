@@ -56,9 +56,9 @@ class PromptEncoder:
         return [[*self._start, *row] for row in tokenized["input_ids"]], starts
 
     def without_last(self, text: str, tokens: int) -> str:
-        """The text without its last ``tokens`` tokens."""
+        """The text without its last ``tokens`` tokens, but without more than half of it; of one token nothing is left."""
         offsets = self._tokenize([text], chat=False, offsets=True)["offset_mapping"][0]
-        keep = max(0, len(offsets) - tokens)
+        keep = max(len(offsets) - tokens, len(offsets) // 2)
         return text[: offsets[keep - 1][1]] if keep else ""
 
     def refuse_special_tokens(self, text: str, origin: str) -> None:

@@ -141,7 +141,10 @@ def _fitted(
     encoder: PromptEncoder,
     max_tokens: int,
 ) -> list[Any]:
-    """Encoded examples, those over ``max_tokens`` cut at the end of their longest text, never in the pattern."""
+    """Encoded examples, those over ``max_tokens`` cut at the end of their longest text, never in the pattern.
+
+    The longest may be another text once half of it is gone.
+    """
     rows = encode(examples)
     cut = 0
     for index, example in enumerate(examples):
