@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from stillshot.config_files import validated
 from stillshot.errors import DataError, PromptError, RecipeError
 from stillshot.evaluate.assemble import setting_of
 from stillshot.evaluate.records import Cell, Results
+from stillshot.evaluate.resources import Usage, measured
 from stillshot.evaluate.runner import run_isolated
+from stillshot.methods import work
 from stillshot.methods.cells import asked_settings, cells, settings
 from stillshot.methods.check import check
 from stillshot.methods.materials import Materials
 from stillshot.pipeline import run
 from stillshot.report import markdown_table, names
 from stillshot.student.saved import Student
+from stillshot.teacher.local import LocalTeacher
 
 TUNINGS = ["full", "lora", "bitfit"]
 
@@ -224,6 +228,38 @@ def test_controls_are_cells_of_their_own_with_soft_labels_of_their_own(
     assert [what for what, _ in in_one_process[before:]] == ["label_setting", "evaluate_cell"]
     assert (soft_labels(folder, "shuffled_labels-n4x2x4-s0") == taught[2]).all()
     assert again[shuffled.id].in_domain == shuffled.in_domain
+
+
+def test_memory_is_measured_of_a_model_whose_answers_were_all_stored(
+    content: dict[str, Any],
+    in_one_process: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+    content |= {"methods": ["zero_shot"]}
+    run(Recipe.model_validate(content), folder)
+    cell = min((folder / "cells").glob("zero_shot*.json"))
+    cell.unlink()
+    asked: list[bool] = []
+    measuring = False
+
+    @contextmanager
+    def noted() -> Iterator[Usage]:
+        nonlocal measuring
+        with measured() as usage:
+            measuring = True
+            yield usage
+            measuring = False
+
+    score = LocalTeacher.score
+    monkeypatch.setattr(work, "measured", noted)
+    monkeypatch.setattr(LocalTeacher, "score", lambda *a, **k: asked.append(measuring) or score(*a, **k))
+    before = len(in_one_process)
+    run(Recipe.model_validate(content), folder)
+    assert [what for what, _ in in_one_process[before:]] == ["evaluate_cell"]
+    assert asked
+    assert all(asked)
 
 
 def test_controls_run_in_processes_of_their_own(content: dict[str, Any], tmp_path: Path) -> None:

@@ -217,6 +217,8 @@ def _evaluate_teacher(
         results, predictions = on_all_sets(recipe, materials, answer, report)
         teacher: Any = interview.teacher
         parameters, _ = count_parameters(teacher.model)
+        # Part of what is measured: where all scores were stored before, nothing else asks the model.
+        latency = _teacher_latency(interview, asking, contexts, materials, recipe)
     writer = interview.writer(asking.prompt)
     record = Cell(
         id=spec.id,
@@ -237,7 +239,7 @@ def _evaluate_teacher(
         peak_memory_bytes=usage.peak_memory_bytes,
         evaluate_seconds=interview.seconds,  # also of scores that were stored before
         query_tokens=interview.query_tokens,
-        latency_ms=_teacher_latency(interview, asking, contexts, materials, recipe),
+        latency_ms=latency,
     )
     return record, predictions
 
