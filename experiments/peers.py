@@ -1,8 +1,8 @@
 """Other tools on the same budget of labels: runs them for a finished run, and adds them to its report.
 
     make peers-accuracy
-    python experiments/peers.py runs/sst2-laptop
-    python experiments/peers.py runs/sst2-laptop --peers setfit linear_probe
+    python experiments/peers.py runs/sentiment
+    python experiments/peers.py runs/sentiment --peers setfit linear_probe
 
 Each peer is given exactly the labelled examples, unlabelled queries and evaluation items of the run's own
 cells, as a file, and works in a process and an environment of its own. What it answered and took is written

@@ -42,13 +42,13 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_recipe_shown_in_the_readme_is_valid_and_part_of_the_laptop_recipe(tmp_path: Path) -> None:
+def test_the_recipe_shown_in_the_readme_is_valid_and_part_of_the_recipe(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     shown = tmp_path / "shown.yaml"
     shown.write_text(block, encoding="utf-8")
-    assert load_recipe(shown).name == "sst2-laptop"
-    recipe = (ROOT / "recipes" / "sst2-laptop.yaml").read_text(encoding="utf-8")
+    assert load_recipe(shown).name == "sentiment"
+    recipe = (ROOT / "recipes" / "sentiment.yaml").read_text(encoding="utf-8")
     kept = {line.split("#")[0].strip() for line in recipe.splitlines()}
     assert {line.split("#")[0].strip() for line in block.splitlines()} <= kept
 
