@@ -106,6 +106,12 @@ def short(text: str) -> str:
     return " ".join(names.shorten(text, _LONGEST_LABEL).split())
 
 
+def row_name(text: str) -> str:
+    """Text fit to stand beside a row of a figure: what is in parentheses has a line of its own."""
+    name, opened, details = text.partition(" (")
+    return short(name) + (f"\n{short(opened.lstrip() + details)}" if opened else "")
+
+
 def accuracy_limits(drawn: tuple[float, float]) -> tuple[float, float]:
     """Limits of an axis in percent, wide enough that small differences do not look large."""
     low, high = drawn

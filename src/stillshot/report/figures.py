@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from stillshot.evaluate.records import Results, SplitResult, SummaryLine
 from stillshot.report import names
-from stillshot.report.drawing import COLOURS, INK, MARKS, MUTED, RULE, accuracy_limits, short
+from stillshot.report.drawing import COLOURS, INK, MARKS, MUTED, RULE, accuracy_limits, row_name, short
 from stillshot.report.lines import (
     counterpart,
     evaluation_sets,
@@ -38,7 +38,7 @@ def accuracy_figure(results: Results) -> tuple[Figure, str] | None:
         return None
     across = min(len(sets), 3)
     down = math.ceil(len(sets) / across)
-    height = down * (0.36 * len(rows) + 0.95) + 0.15
+    height = down * (0.38 * len(rows) + 0.95) + 0.15
     figure = Figure(figsize=(2.3 + 2.4 * across, height), layout="constrained")
     panels: list[Axes] = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
     for panel, (split, inside) in zip(panels, sets, strict=False):
@@ -67,13 +67,13 @@ def _accuracy_rows(results: Results) -> list[tuple[str, SummaryLine | None]]:
     budgets = sorted({line.labelled for line in lines})
     if sum(budget > 0 for budget in budgets) < 2:
         named = names.line_names(lines)
-        return [(short(named[line.key]), line) for line in lines]
+        return [(row_name(named[line.key]), line) for line in lines]
     rows: list[tuple[str, SummaryLine | None]] = []
     for budget in budgets:
         members = [line for line in lines if line.labelled == budget]
         named = names.line_names(members)
         rows.append((names.labels(members[0]), None))
-        rows += [(short(named[line.key]), line) for line in members]
+        rows += [(row_name(named[line.key]), line) for line in members]
     return rows
 
 
