@@ -18,9 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from stillshot.types import Dtype
+
 Scoring = Literal["direct", "channel", "both"]
 Calibration = Literal["none", "contextual", "batch"]
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Head = Literal["auto", "label", "channel", "language_model"]
 Tuning = Literal["full", "lora", "bitfit"]
 Method = Literal["zero_shot", "in_context", "pattern_finetune", "context_distillation"]

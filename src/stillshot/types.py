@@ -6,11 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+# What weights are kept and products computed in; ``auto`` is bfloat16 where the device computes in it natively.
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 @dataclass(frozen=True)

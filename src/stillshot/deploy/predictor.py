@@ -9,10 +9,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stillshot.config import Dtype, TaskDefinition
+from stillshot.config import TaskDefinition
 from stillshot.student.features import Featurizer
 from stillshot.student.saved import Query, Student
 from stillshot.student.sidecar import Sidecar
+from stillshot.types import Dtype
 
 
 class Predictor(Protocol):

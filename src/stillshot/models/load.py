@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from stillshot.config import Dtype
 from stillshot.errors import ModelError
 from stillshot.models.random_weights import random_config, random_tokenizer
 from stillshot.models.resolve import ResolvedModel
+from stillshot.types import Dtype
 
 # Auto classes list encoders such as BERT as causal models too; these read in both directions.
 _ENCODERS = {
@@ -82,8 +83,23 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
             lambda: AutoTokenizer.from_pretrained(resolved.location, revision=resolved.revision),
             also=(ValueError, ImportError),  # no tokenizer, or one that needs another library
         )
+        _check_vocabulary(resolved, tokenizer)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _check_vocabulary(resolved: ResolvedModel, tokenizer: Any) -> None:
+    """See that a folder has the tokenizer's vocabulary: without it, transformers makes one that knows no words.
+
+    Raises:
+        ModelError: It has none of the files that it may be in.
+    """
+    folder, files = Path(resolved.location), list(tokenizer.vocab_files_names.values())
+    if files and folder.is_dir() and not any((folder / file).is_file() for file in files):
+        raise ModelError(
+            f"The model {resolved.id!r} cannot be loaded: the folder lacks its tokenizer's vocabulary "
+            f"({' or '.join(files)}). Copy the whole folder again."
+        )
 
 
 def is_encoder(config: Any) -> bool:
@@ -184,7 +200,9 @@ def _explained(resolved: ResolvedModel, load: Any, also: tuple[type[Exception], 
         return load()
     except (OSError, *also) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"The model {resolved.id!r} cannot be loaded: {first} Check the id and the network, or use a "
-            "local folder, bundled:smollm2-135m or bundled:minilm-l6."
-        ) from error
+        advice = (
+            "See that the folder is whole, or copy it again."
+            if Path(resolved.location).is_dir()
+            else "Check the id and the network, or use a local folder, bundled:smollm2-135m or bundled:minilm-l6."
+        )
+        raise ModelError(f"The model {resolved.id!r} cannot be loaded: {first} {advice}") from error

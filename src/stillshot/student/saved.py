@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from stillshot.config import Dtype, Prompt, TaskDefinition
+from stillshot.config import Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.errors import DataError, ModelError
 from stillshot.models import load
@@ -28,7 +28,7 @@ from stillshot.student.heads import (
 )
 from stillshot.student.sidecar import SIDECAR, Exported, Sidecar
 from stillshot.student.tuning import apply_tuning
-from stillshot.types import Context, Example, Prediction
+from stillshot.types import Context, Dtype, Example, Prediction
 
 __all__ = ["SIDECAR", "Query", "Student", "as_example", "as_examples"]
 

@@ -69,10 +69,13 @@ async def _refused(_: Request, error: Exception) -> Response:
     return error.response()
 
 
-async def _not_routed(_: Request, error: Exception) -> Response:
+async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = _KINDS.get(error.status_code, "Validation")
-    return Refusal(error.status_code, kind, f"{error.detail}.", error.headers).response()
+    said = f"{error.detail}."
+    if request.url.path == "/teacher" and error.status_code == 404:
+        said = "No teacher is served. Start the server with --teacher."
+    return Refusal(error.status_code, kind, said, error.headers).response()
 
 
 def _describe(app: FastAPI, service: Service, forms: Sequence[type[BaseModel]]) -> None:

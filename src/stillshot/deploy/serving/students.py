@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stillshot.config import Dtype, TaskDefinition
+from stillshot.config import TaskDefinition
 from stillshot.deploy.predictor import Predictor, load_predictor
 from stillshot.deploy.serving.teacher import RunTeacher
 from stillshot.errors import ModelError
 from stillshot.evaluate.folder import RunFolder
 from stillshot.teacher.local import LocalTeacher
-from stillshot.types import Example
+from stillshot.types import Dtype, Example
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ def load_students(
 ) -> list[ServedStudent]:
     """Load students, each named after its folder, and on request the teachers of their runs.
 
+    Folders of one name, such as exports of one kind, are named after the folder around them too.
+
     Args:
         dtype: Of the students' weights, see :func:`load_predictor`.
         report: Told what is loaded now.
@@ -70,8 +72,10 @@ def load_students(
         StillshotError: A teacher cannot be had; see :meth:`RunTeacher.of`.
     """
     named: dict[str, Path] = {}
-    for folder in folders:
-        name = folder.resolve().name
+    short = [folder.resolve().name for folder in folders]
+    for folder, name in zip(folders, short, strict=True):
+        if short.count(name) > 1:
+            name = f"{folder.resolve().parent.name}-{name}"
         if name in named:
             raise ModelError(
                 f"{named[name]} and {folder} have the same name, by which requests choose. Rename one of the "
