@@ -42,7 +42,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_recipe_shown_in_the_readme_is_valid_and_part_of_the_recipe(tmp_path: Path) -> None:
+def test_the_recipe_shown_in_the_readme_is_valid_and_part_of_recipes_sentiment(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     shown = tmp_path / "shown.yaml"

@@ -147,6 +147,11 @@ def test_a_cache_that_is_closed_to_this_user_is_told(
     closed = tmp_path / "file"
     closed.write_text("")  # also root can write nothing below a file
     monkeypatch.setenv("STILLSHOT_CACHE", str(closed))
+
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)  # as it does for a user, whom root is not
     with pytest.raises(WorkError, match="point STILLSHOT_CACHE to another folder"):
         resolve_model(bundled_teacher)
 

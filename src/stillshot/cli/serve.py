@@ -58,7 +58,7 @@ def serve(
         typer.Option(
             "--dtype",
             help="What students compute in; auto is bfloat16 where the processor multiplies in it. "
-            "Exports keep what they were exported with.",
+            "ONNX and GGUF exports keep what they were exported with.",
         ),
     ] = "auto",
     timeout: Annotated[

@@ -57,7 +57,8 @@ class Provenance:
         cell = next((cell for cell in read_results(run.path).cells if cell.id == name), None)
         if cell is None:
             return None
-        setting = find_setting(run.open_recipe(), cell.id, cell.control) if cell.teacher else None
+        recipe = run.open_recipe() if cell.teacher and run.recipe.is_file() else None
+        setting = recipe and find_setting(recipe, cell.id, cell.control)
         labels = setting and run.labels(setting.name)
         known = json.loads(labels.read_text(encoding="utf-8")) if labels and labels.is_file() else {}
         return cls(cell, tuple(known.get("contexts", ())))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillshot.deploy.exported_student import ExportedStudent, Logits, find_file, load_featurizer, unreadable
-from stillshot.errors import ModelError, WorkError
+from stillshot.errors import ModelError, StillshotError, WorkError
 from stillshot.student.heads import with_language_model_head
 from stillshot.student.sidecar import Sidecar
 
@@ -45,15 +45,16 @@ class GgufStudent(ExportedStudent):
         file, tokens = find_file(folder, exported), exported.label_tokens
         try:
             if tokens is not None and importlib.util.find_spec("xllamacpp") is not None:
-                logits = _by_llama_cpp(file, tokens, sidecar.section.max_tokens)
+                logits = _by_llama_cpp(file, tokens, featurizer.max_tokens)
             else:
                 logits = _by_transformers(file, tokens, sidecar.task.labels)
         except ImportError as error:
-            reason = str(error).strip().splitlines()[0]
             raise ModelError(
-                f"{file} is read with packages that are not installed ({reason}). Run: pip install "
+                f"{file} is read with packages that are not installed ({str(error).strip()}). Run: pip install "
                 "'stillshot[export,llama-cpp]'"
             ) from error
+        except (StillshotError, MemoryError):
+            raise
         except Exception as error:  # a reader stumbles over whatever damage makes it find
             raise unreadable(file, exported, error) from error
         return cls(logits, sidecar.task, featurizer)

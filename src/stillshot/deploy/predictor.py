@@ -34,7 +34,8 @@ def load_predictor(folder: str | Path, dtype: Dtype | None = None) -> Predictor:
     """The student in a folder, run by PyTorch, or an export of one, run by what it was exported to.
 
     Args:
-        dtype: Of a student's weights, see :meth:`Student.load`; those of an export are what it was exported with.
+        dtype: Of a student's weights, see :meth:`Student.load`; those of an ONNX or GGUF export are what it was
+            exported with.
 
     Raises:
         ModelError: The folder holds neither, or what runs the export is not installed.

@@ -28,6 +28,7 @@ _ENCODERS = {
     "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "modernbert",
     "mpnet", "nomic_bert", "roberta", "xlm-roberta",
 }  # fmt: skip
+_OTHER_VOCABULARIES = ("tekken.json", "tiktoken.model", "tokenizer.model")  # which transformers converts
 _weightless: ContextVar[bool] = ContextVar("weightless", default=False)
 # What the system maps at once around a place in a file that is read (Linux).
 _BLOCK_BYTES = 64 * 1024
@@ -95,7 +96,8 @@ def _check_vocabulary(resolved: ResolvedModel, tokenizer: Any) -> None:
         ModelError: It has none of the files that it may be in.
     """
     folder, files = Path(resolved.location), list(tokenizer.vocab_files_names.values())
-    if files and folder.is_dir() and not any((folder / file).is_file() for file in files):
+    known = [folder / file for file in (*files, *_OTHER_VOCABULARIES)]
+    if files and folder.is_dir() and not any(file.is_file() for file in known):
         raise ModelError(
             f"The model {resolved.id!r} cannot be loaded: the folder lacks its tokenizer's vocabulary "
             f"({' or '.join(files)}). Copy the whole folder again."

@@ -145,7 +145,7 @@ def _installed(wheel: str, version: str) -> str:
         return version
 
 
-def _is_there(target: Path) -> bool:
+def _is_readable(target: Path) -> bool:
     """Whether converted weights can be read; they cannot where the folder is closed to this user."""
     return os.access(target / "config.json", os.R_OK)
 
@@ -153,7 +153,7 @@ def _is_there(target: Path) -> bool:
 def _converted(folder: Path, gguf_file: str, name: str) -> Path:
     """The GGUF's weights as safetensors in the cache folder; written once, whole or not at all."""
     target = cache_folder() / "models" / name
-    if _is_there(target):
+    if _is_readable(target):
         return target
     try:
         import gguf  # noqa: F401  (transformers reads GGUF files through it)
@@ -180,7 +180,7 @@ def _converted(folder: Path, gguf_file: str, name: str) -> Path:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        if not _is_there(target):  # another process may have been faster
+        if not _is_readable(target):  # another process may have been faster
             raise WorkError(
                 f"The weights of bundled:{name} could not be written to {target}: {error}. Free some space, "
                 "or point STILLSHOT_CACHE to another folder."

@@ -56,7 +56,10 @@ class PromptEncoder:
         return [[*self._start, *row] for row in tokenized["input_ids"]], starts
 
     def without_last(self, text: str, tokens: int) -> str:
-        """The text without its last ``tokens`` tokens, but without more than half of it; of one token nothing is left."""
+        """The text without its last ``tokens`` tokens, or without its last half if that is less.
+
+        Of an odd number of tokens, the larger half goes: one token leaves an empty text.
+        """
         offsets = self._tokenize([text], chat=False, offsets=True)["offset_mapping"][0]
         keep = max(len(offsets) - tokens, len(offsets) // 2)
         return text[: offsets[keep - 1][1]] if keep else ""

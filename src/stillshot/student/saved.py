@@ -113,7 +113,10 @@ class Student:
                 "folder here again, or train the student again."
             ) from error
         student = cls(model, tokenizer, task, sidecar.prompt, section, head)
-        student.model.to(load.best_device(), None if dtype is None else load.choose_dtype(dtype)).eval()
+        if dtype is not None:
+            for parameter in student.model.parameters():  # buffers, such as angles of positions, stay exact
+                parameter.data = parameter.data.to(load.choose_dtype(dtype))
+        student.model.to(load.best_device()).eval()
         return student
 
     def save(self, folder: str | Path) -> None:
@@ -130,8 +133,9 @@ class Student:
     def sidecar(self, exported: Exported | None = None) -> Sidecar:
         """What a folder with this student, or an export of it, says beside the weights."""
         template = _template(self.featurizer, self.head)
-        most = self.featurizer.max_tokens
-        return Sidecar(self.head, self.task, self.prompt, self.section, template, most, exported)
+        return Sidecar(
+            self.head, self.task, self.prompt, self.section, template, self.featurizer.max_tokens, exported
+        )
 
     def predict(self, queries: Sequence[Query], batch_size: int = 32) -> list[Prediction]:
         """The label of each query, with the probability of every label.

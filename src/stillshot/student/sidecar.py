@@ -45,7 +45,7 @@ class Sidecar:
         template: For other tools: the text that a decoder reads, each field in braces; with a channel head
             by label, and split where the scored text begins. Null for an encoder, which reads the fields.
         max_tokens: For other tools: how many tokens of a query the student reads at most, the template's among
-            them. A longer one is cut at the end of its longest text. Null in folders of the first versions.
+            them. A longer one is cut at the end of its longest text. Null in older folders.
         exported: Null where PyTorch loads the weights.
     """
 
