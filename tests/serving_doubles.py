@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from conftest import stir
 from doubles import SENTIMENT
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from stillshot.config import Student as StudentSection
 from stillshot.deploy.serving.app import create_app
 from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.students import ServedStudent
+from stillshot.deploy.serving.workers import Workers
 from stillshot.errors import PromptError
 from stillshot.student.saved import Query, Student
 from stillshot.types import Example
@@ -38,10 +40,10 @@ class StubFeaturizer:
         texts = ["".join(example.fields.values()) for example in examples]
         if UNREADABLE in texts:
             raise PromptError("There is nothing to read in it.")
-        return [{"length": min(len(text), self.max_tokens)} for text in texts]
+        return [{"length": min(len(text), self.max_tokens), "text": text} for text in texts]
 
     def pad(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        raise NotImplementedError
+        return {"texts": [feature["text"] for feature in features]}
 
 
 class StubPredictor:
@@ -58,19 +60,23 @@ class StubPredictor:
         self.gate.set()
 
     def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+    def logits(self, inputs: dict[str, Any]) -> torch.Tensor:
         self.gate.wait(20)
-        self.batches.append(len(queries))
-        texts = ["".join(query.fields.values()) for query in queries if isinstance(query, Example)]
+        texts = inputs["texts"]
+        self.batches.append(len(texts))
         if "broken" in texts:
             raise RuntimeError("out of memory, say")
-        first = np.array([chance(text) for text in texts])
-        rest = np.repeat(((1 - first) / (len(self.task.labels) - 1))[:, None], len(self.task.labels) - 1, 1)
-        return np.concatenate([first[:, None], rest], axis=1)
+        first = torch.tensor([chance(text) for text in texts], dtype=torch.float64)
+        others = len(self.task.labels) - 1
+        rest = ((1 - first) / others).unsqueeze(-1).expand(-1, others)
+        return torch.cat([first.unsqueeze(-1), rest], dim=1).log()
 
 
 def chance(text: str) -> float:
     """What a stub gives the first label."""
-    return hashlib.sha256(text.encode()).digest()[0] / 256
+    return (hashlib.sha256(text.encode()).digest()[0] + 0.5) / 256
 
 
 @asynccontextmanager
@@ -79,11 +85,12 @@ async def served(
     limits: Limits | None = None,
     token: str | None = None,
     hosts: Sequence[str] | None = None,
+    workers: int = 1,
     **students: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application with these predictors, named ``s0``, ``s1``, ..., and these students."""
     all_students = [ServedStudent(f"s{i}", predictor) for i, predictor in enumerate(predictors)]
-    app = create_app([*all_students, *students.values()], limits, token, hosts)
+    app = create_app([*all_students, *students.values()], limits, token, hosts, Workers(workers, 1))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -9,12 +9,14 @@ import re
 import shutil
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from cli_calls import call, refused
 from doubles import PAIRS, SENTIMENT, reviews
 from huggingface_hub import ModelCard
@@ -33,7 +35,7 @@ from stillshot.deploy.predictor import load_predictor
 from stillshot.errors import ModelError, WorkError
 from stillshot.models.load import load_config
 from stillshot.models.resolve import resolve_model
-from stillshot.student.saved import Student
+from stillshot.student.saved import Student, as_examples, probabilities
 from stillshot.student.sidecar import Sidecar
 from stillshot.types import Example
 
@@ -60,6 +62,10 @@ def assert_same(export: Export, student: Path, tolerance: float = 1e-4) -> None:
     for batch_size in (1, 7, 32):
         np.testing.assert_allclose(predictor.predict_proba(QUERIES, batch_size), expected, atol=tolerance)
     assert predictor.predict_proba([]).shape == (0, 2)
+    features = predictor.featurizer.features(as_examples(QUERIES, predictor.task))
+    with ThreadPoolExecutor(4) as threads:  # as servers ask
+        logits = list(threads.map(lambda row: predictor.logits(predictor.featurizer.pad([row])), features))
+    np.testing.assert_allclose(probabilities(torch.cat(logits)), expected, atol=tolerance)
     assert export.agreement.share == 1.0
     assert export.agreement.largest_difference < tolerance
     assert export.size_bytes == sum(f.stat().st_size for f in export.folder.rglob("*") if f.is_file())

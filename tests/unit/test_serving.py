@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
@@ -44,6 +44,11 @@ def in_loop(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
 
 def labels_of(answer: list[dict[str, Any]]) -> dict[str, float]:
     return {entry["label"]: entry["score"] for entry in answer}
+
+
+def chances(texts: Iterable[str]) -> Any:
+    """What stubs give the first label of each text, but for rounding."""
+    return pytest.approx([chance(text) for text in texts], abs=1e-12)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -274,17 +279,17 @@ async def test_bodies_are_bounded_in_size_and_time() -> None:
 @in_loop
 async def test_a_full_queue_is_told_of_and_empties_again() -> None:
     stub = StubPredictor()
-    limits = Limits(queue_rows=4, batch_rows=2)
+    limits = Limits(queue_rows=2, batch_rows=2)
     async with served(stub, limits=limits) as client:
         stub.gate.clear()
         first = asyncio.create_task(client.post("/predict", json={"inputs": [["a"], ["b"]]}))
         await until(lambda: _waiting(client) == 0 and not first.done())
-        await asyncio.sleep(0.05)  # the first batch is with the model
+        await asyncio.sleep(0.05)  # the first batch is with the model; the second will be next, and leave one
         second = asyncio.create_task(client.post("/predict", json={"inputs": [["c"], ["d"], ["e"]]}))
-        await until(lambda: _waiting(client) == 3)
+        await until(lambda: _waiting(client) == 1)
         full = await client.post("/predict", json={"inputs": [["f"], ["g"]]})
         room = asyncio.create_task(client.post("/predict", json={"inputs": "h"}))
-        await until(lambda: _waiting(client) == 4)
+        await until(lambda: _waiting(client) == 2)
         stub.gate.set()
         answers = await asyncio.gather(first, second, room)
         again = await client.post("/predict", json={"inputs": [["f"], ["g"]]})
@@ -294,11 +299,7 @@ async def test_a_full_queue_is_told_of_and_empties_again() -> None:
         "Overloaded",
     )
     assert [a.status_code for a in (*answers, again)] == [200] * 4
-    assert [labels_of(row)["negative"] for row in answers[1].json()] == [
-        chance("c"),
-        chance("d"),
-        chance("e"),
-    ]
+    assert [labels_of(row)["negative"] for row in answers[1].json()] == chances("cde")
 
 
 def _waiting(client: httpx.AsyncClient) -> int:
@@ -332,7 +333,7 @@ async def test_an_answer_that_takes_too_long_leaves_the_queue() -> None:
         after = await client.post("/predict", json={"inputs": "x"})
     assert {(r.status_code, r.json()["error_type"]) for r in late} == {(504, "Timeout")}
     assert after.status_code == 200
-    assert len(stub.batches) == 2  # the one under way, and that after; the two that waited were never asked
+    assert len(stub.batches) == 2  # the one under way, and that after; the two between were never computed
 
 
 @in_loop
@@ -346,7 +347,7 @@ async def test_a_failing_model_and_an_unreadable_text_fail_no_other_request() ->
     assert (broken.status_code, broken.json()["error_type"]) == (424, "Backend")
     assert [r.status_code for r in together] == [200, 422, 200]
     assert together[1].json()["error_type"] == "Tokenizer"
-    assert [labels_of(together[i].json())["negative"] for i in (0, 2)] == [chance("a"), chance("b")]
+    assert [labels_of(together[i].json())["negative"] for i in (0, 2)] == chances("ab")
     assert stub.batches[-1] == 2
 
 
@@ -360,7 +361,7 @@ async def test_answers_are_never_crossed_and_batches_are_shared() -> None:
     async def ask(client: httpx.AsyncClient, number: int) -> None:
         texts = [f"{number}-{i}" for i in range(1 + number % 5)]
         answer = await client.post("/predict", json={"inputs": [[text] for text in texts]})
-        assert [labels_of(row)["negative"] for row in answer.json()] == [chance(text) for text in texts]
+        assert [labels_of(row)["negative"] for row in answer.json()] == chances(texts)
 
     async with served(stub, limits=Limits(batch_rows=8, batch_tokens=100)) as client:
         await asyncio.gather(*(ask(client, number) for number in range(300)))
@@ -375,6 +376,55 @@ async def test_without_batching_every_input_is_a_batch() -> None:
     async with served(stub, limits=Limits(batch_rows=1)) as client:
         await client.post("/predict", json={"inputs": [["a"], ["b"], ["c"]]})
     assert stub.batches == [1, 1, 1]
+
+
+@in_loop
+async def test_workers_share_what_waits() -> None:
+    stub, texts = StubPredictor(), "abcdefgh"
+    stub.gate.clear()
+    batcher = Batcher(ServedStudent("s", stub), ThreadPoolExecutor(3), Limits(), lambda *_: None, workers=3)
+    asked = [asyncio.create_task(batcher.ask([Example({"text": text})])) for text in texts]
+    await until(lambda: batcher.waiting_rows == len(texts))
+    batcher.start()
+    await until(lambda: batcher.waiting_rows == 0)  # a third, a half of the rest, and what is left
+    stub.gate.set()
+    answers = await asyncio.gather(*asked)
+    await batcher.stop()
+    assert sorted(stub.batches) == [2, 3, 3]
+    assert [answer.probabilities[0, 0] for answer in answers] == chances(texts)
+
+
+@in_loop
+async def test_one_worker_answers_while_another_computes() -> None:
+    class HeldUp(StubPredictor):
+        def logits(self, inputs: dict[str, Any]) -> torch.Tensor:
+            if "slow" not in inputs["texts"]:
+                self.gate.set()
+            return super().logits(inputs)
+
+    stub = HeldUp()
+    stub.gate.clear()
+    async with served(stub, workers=2, limits=Limits(batch_rows=1)) as client:
+        first = asyncio.create_task(client.post("/predict", json={"inputs": "slow"}))
+        second = await client.post("/predict", json={"inputs": "quick"})
+        assert second.status_code == (await first).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["random:tiny-bert", "random:tiny-llama"])
+@in_loop
+async def test_workers_give_each_request_its_own_answer(model: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "student", model=model)
+    texts = [f"film {i}, " + "grim and warm, " * (i % 7) for i in range(60)]
+    expected = [prediction.probabilities for prediction in Student.load(folder).predict(texts)]
+    students = load_students([folder], with_teachers=False)
+    async with served(s=students[0], workers=3, limits=Limits(batch_rows=4)) as client:
+        for _ in range(3):
+            answers = await asyncio.gather(
+                *(client.post("/predict", json={"inputs": text}) for text in texts)
+            )
+            assert [labels_of(answer.json()) for answer in answers] == [
+                pytest.approx(probabilities, abs=1e-5) for probabilities in expected
+            ]
 
 
 @in_loop
@@ -402,7 +452,7 @@ def test_texts_of_unlike_length_do_not_share_a_pass() -> None:
     ((probabilities, tokens),) = batcher._answers([[Example({"text": text}) for text in texts]])
     assert stub.batches == [1, 2, 4]
     assert tokens == sum(map(len, texts))
-    assert probabilities[:, 0].tolist() == [chance(text) for text in texts]
+    assert probabilities[:, 0].tolist() == chances(texts)
 
 
 # The token, and the page's files -----------------------------------------------------------------
@@ -475,10 +525,10 @@ def test_the_teacher_gives_the_soft_labels_of_its_run(run_student: Path) -> None
     queries = {example.key: example for row in rows if (example := Example({"text": row["text"]}))}
     teacher = RunTeacher.of(run_student, {})
     asked = [queries[key] for key in labels["queries"]]
-    assert teacher.answer(asked) == pytest.approx(np.array(labels["soft_labels"]), abs=1e-5)
-    (tokens,) = teacher.count_tokens(asked[:1])
+    read = teacher.read(asked)
+    assert teacher.answer(read) == pytest.approx(np.array(labels["soft_labels"]), abs=1e-5)
     own = teacher.writer.prompts("direct", teacher.contexts[0], asked[:1])[0]
-    assert tokens > 2 * own.query_tokens  # both contexts are read
+    assert read[0]["length"] > 2 * own.query_tokens  # both contexts are read
 
 
 @in_loop
@@ -486,7 +536,7 @@ async def test_student_and_teacher_answer_side_by_side(run_student: Path) -> Non
     (student,) = load_students([run_student], with_teachers=True)
     assert student.teacher is not None
     text = "a bright film"
-    expected = student.teacher.answer([Example({"text": text})])[0].tolist()
+    expected = student.teacher.answer(student.teacher.read([Example({"text": text})]))[0].tolist()
     async with served(run=student) as client:
         card = (await client.get("/v1/models")).json()["data"][0]
         by_teacher = await client.post("/teacher", json={"inputs": text})

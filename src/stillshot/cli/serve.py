@@ -53,6 +53,16 @@ def serve(
         int,
         typer.Option("--batch", min=1, metavar="N", help="Inputs of one batch; 1 for no batching."),
     ] = LIMITS.batch_rows,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            metavar="N",
+            help="Batches computed at one time, each by an equal part of the cores (OMP_NUM_THREADS); one a core unless "
+            "given, one on a GPU. 1 answers single requests to a large student soonest.",
+        ),
+    ] = None,
     dtype: Annotated[
         Dtype,
         typer.Option(
@@ -82,20 +92,22 @@ def serve(
         from stillshot.deploy.serving.app import create_app
         from stillshot.deploy.serving.server import address_of, bind, run_server
         from stillshot.deploy.serving.students import load_students
+        from stillshot.deploy.serving.workers import Workers
         from stillshot.evaluate.runner import quiet_libraries
 
         quiet_libraries()
         limits = Limits(queue_rows=queue, batch_rows=batch, timeout_seconds=timeout)
-        bound = bind(host, port)
+        bound, divided = bind(host, port), Workers.of(workers)
         loaded = load_students(
             folders,
             with_teachers=teacher,
             dtype=dtype,
+            threads=divided.threads,
             report=lambda what: report("serve", what, 0, 0),
         )
     # A page of another name that leads here would be of this origin to a browser: only a token tells it apart.
     hosts = LOOPBACK if token is None and host in LOOPBACK else None
-    app = create_app(loaded, limits, token, hosts)
+    app = create_app(loaded, limits, token, hosts, divided)
     names = ", ".join(student.name for student in loaded)
     run_server(
         app,

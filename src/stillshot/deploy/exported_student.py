@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stillshot.config import TaskDefinition
 from stillshot.errors import ModelError
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
 from stillshot.student.features import Featurizer
-from stillshot.student.saved import Query, answer_in_batches, build_featurizer, gathered
+from stillshot.student.saved import Logits, Query, answer_in_batches, build_featurizer, gathered
 from stillshot.student.sidecar import Exported, Sidecar
-
-Logits = Callable[[dict[str, Tensor]], Tensor]  # of a batch's inputs, shape (batch, labels)
 
 
 class ExportedStudent:

@@ -12,9 +12,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from stillshot.deploy.exported_student import ExportedStudent, Logits, find_file, load_featurizer, unreadable
+from stillshot.deploy.exported_student import ExportedStudent, find_file, load_featurizer, unreadable
 from stillshot.errors import ModelError, StillshotError, WorkError
 from stillshot.student.heads import with_language_model_head
+from stillshot.student.saved import Logits
 from stillshot.student.sidecar import Sidecar
 
 _BIAS = 100.0  # more than logits differ by, and small enough to leave them their digits

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from stillshot.config import TaskDefinition
-from stillshot.deploy.exported_student import ExportedStudent, Logits, find_file, load_featurizer, unreadable
+from stillshot.deploy.exported_student import ExportedStudent, find_file, load_featurizer, unreadable
 from stillshot.errors import ModelError
 from stillshot.student.features import Featurizer
+from stillshot.student.saved import Logits
 from stillshot.student.sidecar import Sidecar
 
 

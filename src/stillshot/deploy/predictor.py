@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stillshot.config import TaskDefinition
 from stillshot.student.features import Featurizer
@@ -29,13 +30,21 @@ class Predictor(Protocol):
         """Probabilities over ``task.labels``, shape ``(queries, labels)``."""
         ...
 
+    def logits(self, inputs: dict[str, Tensor], /) -> Tensor:
+        """Scores of labels for a batch as the featurizer pads it, shape ``(batch, labels)``.
 
-def load_predictor(folder: str | Path, dtype: Dtype | None = None) -> Predictor:
+        Several threads may ask at once.
+        """
+        ...
+
+
+def load_predictor(folder: str | Path, dtype: Dtype | None = None, threads: int | None = None) -> Predictor:
     """The student in a folder, run by PyTorch, or an export of one, run by what it was exported to.
 
     Args:
         dtype: Of a student's weights, see :meth:`Student.load`; those of an ONNX or GGUF export are what it was
             exported with.
+        threads: Of one batch's computation, for an ONNX export; see :meth:`OnnxStudent.load`.
 
     Raises:
         ModelError: The folder holds neither, or what runs the export is not installed.
@@ -49,4 +58,4 @@ def load_predictor(folder: str | Path, dtype: Dtype | None = None) -> Predictor:
         return GgufStudent.load(folder)
     from stillshot.deploy.onnx_student import OnnxStudent
 
-    return OnnxStudent.load(folder)
+    return OnnxStudent.load(folder, threads)

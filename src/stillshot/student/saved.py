@@ -34,6 +34,7 @@ __all__ = ["SIDECAR", "Query", "Student", "as_example", "as_examples"]
 
 Query = str | Mapping[str, str] | Example
 Answers = tuple[list[int], NDArray[np.float64]]  # positions of queries, and their probabilities
+Logits = Callable[[dict[str, torch.Tensor]], torch.Tensor]  # of a batch's inputs, shape (batch, labels)
 
 
 class Student:
@@ -154,15 +155,15 @@ class Student:
 
     def predict_batches(self, queries: Sequence[Query], batch_size: int = 32) -> Iterator[Answers]:
         """Like :meth:`predict_proba`, batch by batch, longest queries first."""
-        device = next(self.model.parameters()).device
         self.model.eval()
+        return answer_in_batches(queries, self.task, self.featurizer, batch_size, self.logits)
 
-        def logits(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-            with torch.inference_mode():
-                found = self.model(**{name: value.to(device) for name, value in inputs.items()}).logits
-            return found if self.label_tokens is None else found[:, self.label_tokens]
-
-        return answer_in_batches(queries, self.task, self.featurizer, batch_size, logits)
+    def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Scores of labels for a batch as the featurizer pads it, shape ``(batch, labels)``."""
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            found = self.model(**{name: value.to(device) for name, value in inputs.items()}).logits
+        return found if self.label_tokens is None else found[:, self.label_tokens]
 
 
 def answer_in_batches(
@@ -170,20 +171,20 @@ def answer_in_batches(
     task: TaskDefinition,
     featurizer: Featurizer,
     batch_size: int,
-    logits: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    logits: Logits,
 ) -> Iterator[Answers]:
-    """Positions of queries and probabilities of theirs, batch by batch, longest queries first.
-
-    Args:
-        logits: Of a batch's inputs, shape ``(batch, labels)``.
-    """
+    """Positions of queries and probabilities of theirs, batch by batch, longest queries first."""
     examples = as_examples(queries, task)
     features = featurizer.features(examples) if examples else []
     order = sorted(range(len(features)), key=lambda i: features[i]["length"], reverse=True)
     for at in range(0, len(order), batch_size):
         positions = order[at : at + batch_size]
-        inputs = featurizer.pad([features[i] for i in positions])
-        yield positions, logits(inputs).cpu().double().softmax(-1).numpy()
+        yield positions, probabilities(logits(featurizer.pad([features[i] for i in positions])))
+
+
+def probabilities(logits: torch.Tensor) -> NDArray[np.float64]:
+    """Of labels, shape ``(batch, labels)``, from scores of the same shape."""
+    return logits.cpu().double().softmax(-1).numpy()
 
 
 def gathered(batches: Iterable[Answers], queries: int, labels: int) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from stillshot.deploy.serving.routes import answering_routes, state_routes
 from stillshot.deploy.serving.schema import classify_request, predict_request
 from stillshot.deploy.serving.service import Service
 from stillshot.deploy.serving.students import ServedStudent
+from stillshot.deploy.serving.workers import Workers
 
 _KINDS: dict[int, Kind] = {404: "NotFound", 405: "MethodNotAllowed"}
 
@@ -30,6 +31,7 @@ def create_app(
     limits: Limits | None = None,
     token: str | None = None,
     hosts: Collection[str] | None = None,
+    workers: Workers | None = None,
 ) -> FastAPI:
     """An ASGI application that answers with students.
 
@@ -39,8 +41,9 @@ def create_app(
         students: At least one; the first answers requests that name none.
         token: What requests must show, but those to the page's files and ``/health``.
         hosts: Names of this server; requests to another are refused. ``None`` answers to any.
+        workers: What computes the students' batches; ``None`` is :meth:`Workers.of` itself.
     """
-    service = Service(students, limits or Limits(), token)
+    service = Service(students, limits or Limits(), token, workers or Workers.of())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

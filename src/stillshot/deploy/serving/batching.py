@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,11 +22,13 @@ from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.refusals import Refusal, overloaded
 from stillshot.errors import StillshotError
 from stillshot.models.load import best_device
+from stillshot.student.features import Feature
 from stillshot.teacher.packing import cut
 from stillshot.types import Example
 
 logger = logging.getLogger(__name__)
 Observe = Callable[[int, int, float], None]  # (rows, tokens, seconds) of a batch
+Outcome = tuple[NDArray[np.float64], int] | Refusal  # probabilities and tokens of a piece, or why it has none
 
 # What a forward pass costs besides its tokens, in tokens of the smallest student on a processor. An accelerator computes
 # tokens so fast that no padding is worth another pass.
@@ -31,18 +36,20 @@ _PASS_COST = 32
 
 
 class Model(Protocol):
-    """What a batcher asks, from one thread at a time."""
+    """What a batcher asks."""
 
-    def count_tokens(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens that the model reads of each example.
+    def read(self, examples: Sequence[Example]) -> list[Feature]:
+        """What the model computes on, one an example; each has its tokens as ``length``.
+
+        One thread asks at a time: tokenizers must not be used by two at once.
 
         Raises:
             StillshotError: It cannot read one of them.
         """
         ...
 
-    def answer(self, examples: Sequence[Example]) -> NDArray[np.float64]:
-        """Probabilities over labels, shape ``(examples, labels)``."""
+    def answer(self, features: Sequence[Feature]) -> NDArray[np.float64]:
+        """Probabilities over labels, shape ``(features, labels)``. Several threads ask at once."""
         ...
 
 
@@ -76,22 +83,29 @@ class Batcher:
     """Gathers the inputs of one model's requests and answers them batch by batch.
 
     A batch is as many forward passes as its texts' lengths make worthwhile: padding is computed like text.
-    All state belongs to the event loop's thread; only the model runs in the executor's, one batch at a time. A request
-    that is cancelled, by a timeout or because its answer cannot be had, leaves the queue at once.
+    An idle model answers at once. While it computes, a batch is gathered: for an idle worker, which takes its share of
+    what waits, for a bounded time; for the first that will be, until it is full, so that no worker waits for the next.
+
+    All state belongs to the event loop's thread; only the model runs in the executor's. A request that is cancelled, by
+    a timeout or because its answer cannot be had, leaves the queue at once.
 
     Args:
-        executor: With one thread: tokenizers must not be used by two at once, and forward passes at one time would
-            only take each other's cores.
+        executor: With a thread for each worker.
         observe: Told of every batch.
+        workers: Batches that are with the model at one time.
     """
 
-    def __init__(self, model: Model, executor: Executor, limits: Limits, observe: Observe) -> None:
+    def __init__(
+        self, model: Model, executor: Executor, limits: Limits, observe: Observe, workers: int = 1
+    ) -> None:
         self._model, self._executor, self._limits, self._observe = model, executor, limits, observe
+        self._workers = workers
         self._pass_cost = _PASS_COST if best_device().type == "cpu" else limits.batch_tokens
         self._waiting: deque[_Piece] = deque()
-        self._asked: list[_Piece] = []  # the batch that is with the model
-        self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._asked: list[list[_Piece]] = []  # batches that are with the model, and the next
+        self._changed, self._turn = asyncio.Event(), asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reading = threading.Lock()
 
     @property
     def waiting_rows(self) -> int:
@@ -100,15 +114,14 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
-        self._task = asyncio.create_task(self._work())
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._workers + 1)]
 
     async def stop(self) -> None:
         """Answer nothing more; whoever waits is refused."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        for piece in (*self._asked, *self._waiting):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for piece in (*itertools.chain.from_iterable(self._asked), *self._waiting):
             _fail(piece, Refusal(503, "Unhealthy", "The server is stopping."))
 
     def check_room(self, rows: int) -> None:
@@ -132,7 +145,7 @@ class Batcher:
             _Piece(examples[at : at + rows], loop.create_future()) for at in range(0, len(examples), rows)
         ]
         self._waiting.extend(pieces)
-        self._arrived.set()
+        self._changed.set()
         try:
             parts = await asyncio.gather(*(piece.future for piece in pieces))
         finally:
@@ -150,63 +163,63 @@ class Batcher:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._gathered()
-            batch = self._asked = self._taken()
-            if not batch:
-                continue
-            started = time.monotonic()
-            try:
-                outcomes = await loop.run_in_executor(
-                    self._executor, self._answers, [piece.examples for piece in batch]
-                )
-            except Exception:
-                logger.exception("A batch of %d requests failed.", len(batch))
-                said = "The model failed on this batch; the log says why."
-                outcomes = [Refusal(424, "Backend", said) for _ in batch]
-            seconds = time.monotonic() - started
+            async with self._turn:  # who gathers for a batch; the others compute, or wait to gather the next
+                await self._gathered()
+                batch = self._taken()
+                self._asked.append(batch)
+            asked, outcomes, started, seconds = await loop.run_in_executor(
+                self._executor, self._computed, batch
+            )
             told = [outcome for outcome in outcomes if isinstance(outcome, tuple)]
             self._observe(sum(len(rows) for rows, _ in told), sum(tokens for _, tokens in told), seconds)
-            for piece, outcome in zip(batch, outcomes, strict=True):
+            for piece, outcome in zip(asked, outcomes, strict=True):
                 if isinstance(outcome, Refusal):
                     _fail(piece, outcome)
                 elif not piece.future.done():
                     piece.future.set_result(Answer(*outcome, started - piece.arrived, seconds))
+            self._asked.remove(batch)
+            self._changed.set()
 
     async def _gathered(self) -> None:
-        """Return once there is a full batch, or its first piece has waited long enough."""
-        while not self._waiting:
-            self._arrived.clear()
-            await self._arrived.wait()
-        deadline = self._waiting[0].arrived + self._limits.wait_seconds
-        while self.waiting_rows < self._limits.batch_rows and (left := deadline - time.monotonic()) > 0:
-            self._arrived.clear()
+        """Return once there is a full batch; or any, where the model is idle or a worker has waited long enough."""
+        while self.waiting_rows < self._limits.batch_rows:
+            left = None
+            if self._waiting and len(self._asked) < self._workers:
+                left = self._waiting[0].arrived + self._limits.wait_seconds - time.monotonic()
+                if not self._asked or left <= 0:
+                    return
+            self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
-                    await self._arrived.wait()
+                    await self._changed.wait()
 
     def _taken(self) -> list[_Piece]:
-        """The next pieces, of as many rows as a batch has; the first in any case. None, if all were given up."""
+        """The next pieces, of as many rows as a batch has, or an idle worker's share of what waits; the first anyway."""
         batch: list[_Piece] = []
         rows = 0
-        while self._waiting and (
-            not batch or rows + len(self._waiting[0].examples) <= self._limits.batch_rows
-        ):
+        share = math.ceil(self.waiting_rows / max(1, self._workers - len(self._asked)))
+        most = min(self._limits.batch_rows, share)
+        while self._waiting and (not batch or rows + len(self._waiting[0].examples) <= most):
             batch.append(self._waiting.popleft())
             rows += len(batch[-1].examples)
         return batch
 
-    def _answers(
-        self, pieces: Sequence[Sequence[Example]]
-    ) -> list[tuple[NDArray[np.float64], int] | Refusal]:
-        """Probabilities and tokens of each piece, or why it has none. Runs in the executor."""
-        counted = [self._counted(examples) for examples in pieces]
-        rows = [
-            e
-            for piece, counts in zip(pieces, counted, strict=True)
-            if isinstance(counts, list)
-            for e in piece
-        ]
-        lengths = [n for counts in counted if isinstance(counts, list) for n in counts]
+    def _computed(self, batch: Sequence[_Piece]) -> tuple[list[_Piece], Sequence[Outcome], float, float]:
+        """Pieces and their outcomes, when it began, and how long it took. Runs in the executor."""
+        started = time.monotonic()
+        asked = [piece for piece in batch if not piece.future.done()]  # others were given up meanwhile
+        try:
+            outcomes = self._answers([piece.examples for piece in asked])
+        except Exception:
+            logger.exception("A batch of %d requests failed.", len(asked))
+            refusal = Refusal(424, "Backend", "The model failed on this batch; the log says why.")
+            outcomes = [refusal for _ in asked]
+        return asked, outcomes, started, time.monotonic() - started
+
+    def _answers(self, pieces: Sequence[Sequence[Example]]) -> list[Outcome]:
+        read = self._read(pieces)
+        rows = [feature for features in read if isinstance(features, list) for feature in features]
+        lengths = [feature["length"] for feature in rows]
         found: dict[int, NDArray[np.float64]] = {}
         ones = [1] * len(lengths)
         for positions in cut(lengths, ones, self._limits.batch_tokens, self._pass_cost):
@@ -214,21 +227,27 @@ class Batcher:
             if not np.isfinite(probabilities).all():
                 raise FloatingPointError("probabilities that are not finite")
             found.update(zip(positions, probabilities, strict=True))
-        outcomes: list[tuple[NDArray[np.float64], int] | Refusal] = []
+        outcomes: list[Outcome] = []
         at = 0
-        for counts in counted:
-            if isinstance(counts, Refusal):
-                outcomes.append(counts)
+        for features in read:
+            if isinstance(features, Refusal):
+                outcomes.append(features)
                 continue
-            outcomes.append((np.stack([found[i] for i in range(at, at + len(counts))]), sum(counts)))
-            at += len(counts)
+            upto = at + len(features)
+            outcomes.append((np.stack([found[i] for i in range(at, upto)]), sum(lengths[at:upto])))
+            at = upto
         return outcomes
 
-    def _counted(self, examples: Sequence[Example]) -> list[int] | Refusal:
-        try:
-            return self._model.count_tokens(examples)
-        except StillshotError as error:
-            return Refusal(422, "Tokenizer", str(error))
+    def _read(self, pieces: Sequence[Sequence[Example]]) -> list[list[Feature] | Refusal]:
+        """Features of each piece, all read at once unless one of them cannot be."""
+        with self._reading:
+            try:
+                features = iter(self._model.read([example for piece in pieces for example in piece]))
+                return [list(itertools.islice(features, len(piece))) for piece in pieces]
+            except StillshotError as error:
+                if len(pieces) == 1:
+                    return [Refusal(422, "Tokenizer", str(error))]
+        return [read for piece in pieces for read in self._read([piece])]
 
 
 def _fail(piece: _Piece, refusal: Refusal) -> None:

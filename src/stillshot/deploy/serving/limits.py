@@ -10,7 +10,7 @@ class Limits:
     """What is taken on at once, and how long it may take. The only place with these defaults.
 
     A row is one input of a request. Together the limits bound the memory that any clients can make a server
-    take: bodies by ``buffered_bytes``, rows by ``queue_rows``, a forward pass by ``batch_tokens``.
+    take: bodies by ``buffered_bytes``, rows by ``queue_rows``, each worker's forward pass by ``batch_tokens``.
 
     Attributes:
         body_bytes: Of one request's body.
@@ -21,7 +21,7 @@ class Limits:
         teacher_queue_rows: The same of a teacher, which takes seconds a row.
         batch_rows: Rows of one batch; 1 switches batching off.
         batch_tokens: Tokens of one forward pass, padding included; a longer row is a pass of its own.
-        wait_seconds: How long a row waits for others to share its batch.
+        wait_seconds: How long a row waits for others to share its batch while another is computed.
         send_seconds: How long a client may take to send a request's head, and its body.
         timeout_seconds: How long a request may wait and be computed.
     """
@@ -34,6 +34,6 @@ class Limits:
     teacher_queue_rows: int = 8
     batch_rows: int = 32
     batch_tokens: int = 8192
-    wait_seconds: float = 0.002
+    wait_seconds: float = 0.005
     send_seconds: float = 10.0
     timeout_seconds: float = 60.0

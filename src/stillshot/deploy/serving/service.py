@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -16,27 +15,29 @@ from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.metrics import Metrics
 from stillshot.deploy.serving.refusals import Refusal
 from stillshot.deploy.serving.students import ServedStudent
+from stillshot.deploy.serving.workers import Workers
 from stillshot.types import Example
 
 
 class Service:
     """Everything behind the endpoints.
 
-    Students share one thread, so that no two forward passes take each other's cores; teachers, which are slow, share
-    another.
+    Students share the workers; teachers, which are slow, share one of their own, with all threads.
     """
 
-    def __init__(self, students: Sequence[ServedStudent], limits: Limits, token: str | None) -> None:
+    def __init__(
+        self, students: Sequence[ServedStudent], limits: Limits, token: str | None, workers: Workers
+    ) -> None:
         self.students = {student.name: student for student in students}
         self.limits, self.token = limits, token
         self.gate, self.metrics = Gate(limits), Metrics()
-        self._threads = [ThreadPoolExecutor(1, name) for name in ("students", "teachers")]
+        self._threads = [workers.executor("students"), Workers.of(1).executor("teachers")]
         patient = replace(limits, batch_rows=1, queue_rows=limits.teacher_queue_rows)
         self._queues: dict[str, Batcher] = {}
         self._teacher_queues: dict[str, Batcher] = {}
         for student in students:
             observe = self.metrics.batch_observer(student.name)
-            self._queues[student.name] = Batcher(student, self._threads[0], limits, observe)
+            self._queues[student.name] = Batcher(student, self._threads[0], limits, observe, workers.count)
             if student.teacher is not None:
                 observe = self.metrics.batch_observer(f"teacher of {student.name}")
                 queue = Batcher(student.teacher, self._threads[1], patient, observe)

@@ -15,6 +15,8 @@ from stillshot.deploy.predictor import Predictor, load_predictor
 from stillshot.deploy.serving.teacher import RunTeacher
 from stillshot.errors import ModelError
 from stillshot.evaluate.folder import RunFolder
+from stillshot.student.features import Feature
+from stillshot.student.saved import probabilities
 from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Dtype, Example
 
@@ -39,17 +41,17 @@ class ServedStudent:
         """What it answers."""
         return self.predictor.task
 
-    def count_tokens(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens that it reads of each example.
+    def read(self, examples: Sequence[Example]) -> list[Feature]:
+        """What it computes on.
 
         Raises:
             PromptError: An example has nothing to read.
         """
-        return [feature["length"] for feature in self.predictor.featurizer.features(examples)]
+        return self.predictor.featurizer.features(examples)
 
-    def answer(self, examples: Sequence[Example]) -> NDArray[np.float64]:
-        """Probabilities, shape ``(examples, labels)``; all examples share one forward pass."""
-        return self.predictor.predict_proba(examples, batch_size=len(examples))
+    def answer(self, features: Sequence[Feature]) -> NDArray[np.float64]:
+        """Probabilities, shape ``(features, labels)``; all share one forward pass."""
+        return probabilities(self.predictor.logits(self.predictor.featurizer.pad(features)))
 
 
 def load_students(
@@ -57,6 +59,7 @@ def load_students(
     *,
     with_teachers: bool,
     dtype: Dtype | None = None,
+    threads: int | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[ServedStudent]:
     """Load students, each named after its folder, and on request the teachers of their runs.
@@ -64,7 +67,7 @@ def load_students(
     Folders of one name, such as exports of one kind, are named after the folder around them too.
 
     Args:
-        dtype: Of the students' weights, see :func:`load_predictor`.
+        dtype: Of the students' weights; ``threads`` of one batch: see :func:`load_predictor`.
         report: Told what is loaded now.
 
     Raises:
@@ -86,7 +89,7 @@ def load_students(
     students = []
     for name, folder in named.items():
         report(f"loading {name}")
-        predictor = load_predictor(folder, dtype)
+        predictor = load_predictor(folder, dtype, threads)
         teacher = None
         if with_teachers:
             report(f"loading the teacher of {name}")

@@ -18,6 +18,7 @@ from stillshot.methods.materials import Materials
 from stillshot.methods.work import asked_as
 from stillshot.prompt.budget import fitted_contexts, fitted_prompts
 from stillshot.prompt.writer import Kind, PromptWriter, ScoredPrompt
+from stillshot.student.features import Feature
 from stillshot.teacher import answers
 from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Context, Example
@@ -78,36 +79,35 @@ class RunTeacher:
         _ = teacher.model  # loaded now, so that what is wrong with it is told now
         return cls(teacher, writer, asking, contexts, biases, recipe.teacher.model)
 
-    def count_tokens(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens that the teacher reads for each example, contexts included.
+    def read(self, examples: Sequence[Example]) -> list[Feature]:
+        """The prompts of each example, and the tokens of them all, contexts included.
 
         Raises:
             PromptError: A prompt does not fit the teacher's window.
         """
-        return [
-            sum(
-                len(sequence.ids)
-                for kind in answers.kinds_of(self.asking.scoring)
-                for context in self.contexts
-                for prompt in self._prompts(kind, context, [example])
-                for sequence in prompt.sequences
-            )
-            for example in examples
-        ]
+        return [self._feature(example) for example in examples]
 
-    def answer(self, examples: Sequence[Example]) -> NDArray[np.float64]:
-        """Soft labels, shape ``(examples, labels)``."""
+    def answer(self, features: Sequence[Feature]) -> NDArray[np.float64]:
+        """Soft labels, shape ``(features, labels)``."""
         verbalizer = self.writer.verbalizer
         next_tokens = [ids[0] for ids in verbalizer.token_ids] if verbalizer.single_token else None
         scores: dict[Kind, NDArray[np.float64]] = {}
         for kind in answers.kinds_of(self.asking.scoring):
             tokens = next_tokens if kind == "direct" else None
-            rows = np.zeros((len(self.contexts), len(examples), len(verbalizer.labels)))
-            for index, context in enumerate(self.contexts):
-                for positions, found in self.teacher.score(self._prompts(kind, context, examples), tokens):
+            rows = np.zeros((len(self.contexts), len(features), len(verbalizer.labels)))
+            for index in range(len(self.contexts)):
+                prompts = [feature["prompts"][kind, index] for feature in features]
+                for positions, found in self.teacher.score(prompts, tokens):
                     rows[index, positions] = found
             scores[kind] = rows
         return answers.soft_labels(scores, self.biases, self.asking.temperature)
 
-    def _prompts(self, kind: Kind, context: Context, examples: Sequence[Example]) -> list[ScoredPrompt]:
-        return fitted_prompts(self.writer, kind, context, examples, self.teacher.window)
+    def _feature(self, example: Example) -> Feature:
+        prompts: dict[tuple[Kind, int], ScoredPrompt] = {}
+        for kind in answers.kinds_of(self.asking.scoring):
+            for index, context in enumerate(self.contexts):
+                (prompts[kind, index],) = fitted_prompts(
+                    self.writer, kind, context, [example], self.teacher.window
+                )
+        tokens = sum(len(sequence.ids) for prompt in prompts.values() for sequence in prompt.sequences)
+        return {"prompts": prompts, "length": tokens}
