@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class StubFeaturizer:
 
     def features(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         texts = ["".join(example.fields.values()) for example in examples]
+        if not texts:
+            raise IndexError("tokenizers cannot read nothing")
         if UNREADABLE in texts:
             raise PromptError("There is nothing to read in it.")
         return [{"length": min(len(text), self.max_tokens), "text": text} for text in texts]
@@ -53,18 +55,25 @@ class StubPredictor:
         RuntimeError: A text is ``broken``.
     """
 
+    side_by_side = True
+
     def __init__(self, task: TaskDefinition = SENTIMENT) -> None:
         self.task, self.featurizer = task, StubFeaturizer()
         self.batches: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.computing, self.gave_up = 0, False
+        self.when_asked: Callable[[], object] = lambda: None
 
     def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
         raise NotImplementedError
 
     def logits(self, inputs: dict[str, Any]) -> torch.Tensor:
-        self.gate.wait(20)
         texts = inputs["texts"]
+        self.when_asked()
+        self.computing += 1
+        self.gave_up |= not self.gate.wait(20)
+        self.computing -= 1
         self.batches.append(len(texts))
         if "broken" in texts:
             raise RuntimeError("out of memory, say")

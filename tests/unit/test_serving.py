@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -24,6 +24,7 @@ from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.server import address_of, bind
 from stillshot.deploy.serving.students import ServedStudent, load_students
 from stillshot.deploy.serving.teacher import RunTeacher
+from stillshot.deploy.serving.workers import Pool, Workers
 from stillshot.errors import ModelError, RunFolderError, WorkError
 from stillshot.student.saved import Student
 from stillshot.types import Dtype, Example
@@ -49,6 +50,11 @@ def labels_of(answer: list[dict[str, Any]]) -> dict[str, float]:
 def chances(texts: Iterable[str]) -> Any:
     """What stubs give the first label of each text, but for rounding."""
     return pytest.approx([chance(text) for text in texts], abs=1e-12)
+
+
+def batcher_of(stub: StubPredictor, limits: Limits, workers: int = 1, observed: Any = None) -> Batcher:
+    pool = Pool(Workers(workers, 1), "test")
+    return Batcher(ServedStudent("s", stub), pool, limits, observed or (lambda *_: None))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -323,7 +329,7 @@ async def test_too_many_requests_at_one_time() -> None:
 
 
 @in_loop
-async def test_an_answer_that_takes_too_long_leaves_the_queue() -> None:
+async def test_an_answer_that_takes_too_long_leaves_the_queue(caplog: pytest.LogCaptureFixture) -> None:
     stub = StubPredictor()
     async with served(stub, limits=Limits(timeout_seconds=0.2, batch_rows=1)) as client:
         stub.gate.clear()
@@ -334,6 +340,7 @@ async def test_an_answer_that_takes_too_long_leaves_the_queue() -> None:
     assert {(r.status_code, r.json()["error_type"]) for r in late} == {(504, "Timeout")}
     assert after.status_code == 200
     assert len(stub.batches) == 2  # the one under way, and that after; the two between were never computed
+    assert not caplog.records
 
 
 @in_loop
@@ -382,7 +389,7 @@ async def test_without_batching_every_input_is_a_batch() -> None:
 async def test_workers_share_what_waits() -> None:
     stub, texts = StubPredictor(), "abcdefgh"
     stub.gate.clear()
-    batcher = Batcher(ServedStudent("s", stub), ThreadPoolExecutor(3), Limits(), lambda *_: None, workers=3)
+    batcher = batcher_of(stub, Limits(), workers=3)
     asked = [asyncio.create_task(batcher.ask([Example({"text": text})])) for text in texts]
     await until(lambda: batcher.waiting_rows == len(texts))
     batcher.start()
@@ -404,10 +411,91 @@ async def test_one_worker_answers_while_another_computes() -> None:
 
     stub = HeldUp()
     stub.gate.clear()
-    async with served(stub, workers=2, limits=Limits(batch_rows=1)) as client:
+    async with served(stub, workers=2) as client:
         first = asyncio.create_task(client.post("/predict", json={"inputs": "slow"}))
+        await until(lambda: stub.computing == 1)
         second = await client.post("/predict", json={"inputs": "quick"})
         assert second.status_code == (await first).status_code == 200
+    assert stub.batches == [1, 1]
+    assert not stub.gave_up
+
+
+@in_loop
+async def test_workers_share_a_request_of_many_inputs() -> None:
+    stub, seconds = StubPredictor(), []
+    batcher = batcher_of(stub, Limits(), 4, lambda rows, tokens, spent: seconds.append(spent))
+    batcher.start()
+    stub.gate.clear()
+    began = time.monotonic()
+    asked = asyncio.create_task(batcher.ask([Example({"text": text}) for text in "abcdefghijklmnop"]))
+    await until(lambda: stub.computing == 4)
+    stub.gate.set()
+    answer = await asked
+    await batcher.stop()
+    assert stub.batches == [4] * 4
+    assert answer.probabilities[:, 0].tolist() == chances("abcdefghijklmnop")
+    # They were computed at one time, not one after the other.
+    assert max(seconds) <= answer.inference_seconds <= time.monotonic() - began
+    assert answer.inference_seconds < sum(seconds)
+
+
+@in_loop
+async def test_a_busy_student_does_not_starve_another() -> None:
+    busy, other = StubPredictor(), StubPredictor()
+    busy.gate.clear()
+    async with served(busy, other, limits=Limits(batch_rows=1)) as client:
+        flood = [asyncio.create_task(client.post("/predict", json={"inputs": text})) for text in "abcdefgh"]
+        await until(lambda: _waiting(client) == 6)  # one is computed, one is next
+        asked = asyncio.create_task(client.post("/predict", json={"inputs": "x", "model": "s1"}))
+        await asyncio.sleep(0.05)
+        other.when_asked = lambda: order.append(len(busy.batches))
+        order: list[int] = []
+        busy.gate.set()
+        answers = await asyncio.gather(asked, *flood)
+    assert [answer.status_code for answer in answers] == [200] * 9
+    assert order == [2]
+
+
+@in_loop
+async def test_a_batch_that_cannot_be_begun_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, failures = Pool.run, ["can't start new thread"]
+
+    async def failing(self: Pool, work: Any, batch: Any) -> Any:
+        if failures:
+            raise RuntimeError(failures.pop())
+        return await run(self, work, batch)
+
+    monkeypatch.setattr(Pool, "run", failing)
+    async with served(StubPredictor()) as client:
+        answers = [await client.post("/predict", json={"inputs": "x"}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [424, 200, 200]
+
+
+@in_loop
+async def test_every_pool_has_its_own_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    pools = [Pool(Workers(1, threads), str(threads)) for threads in (1, 2, 3)]
+
+    def ready(_: None) -> None:
+        pass
+
+    for pool in pools:  # each sets the number that threads begin with
+        await pool.run(ready, None)
+    assert [await pool.run(lambda _: torch.get_num_threads(), None) for pool in pools] == [1, 2, 3]
+    assert torch.get_num_threads() == before
+    for pool in pools:
+        pool.shutdown()
+
+
+def test_threads_are_divided_among_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillshot.deploy.serving.workers.best_device", lambda: torch.device("cpu"))
+    for threads, asked, divided in [
+        (2, None, (2, 1)), (16, None, (8, 2)), (2, 1, (1, 2)), (16, 3, (3, 5)), (2, 4, (4, 1)),
+    ]:  # fmt: skip
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert Workers.of(asked) == Workers(*divided)
+    monkeypatch.setattr("stillshot.deploy.serving.workers.best_device", lambda: torch.device("cuda"))
+    assert Workers.of().count == 1
 
 
 @pytest.mark.parametrize("model", ["random:tiny-bert", "random:tiny-llama"])
@@ -431,7 +519,7 @@ async def test_workers_give_each_request_its_own_answer(model: str, tmp_path: Pa
 async def test_who_waits_when_the_server_stops_is_told() -> None:
     stub = StubPredictor()
     stub.gate.clear()
-    batcher = Batcher(ServedStudent("s", stub), ThreadPoolExecutor(1), Limits(batch_rows=1), lambda *_: None)
+    batcher = batcher_of(stub, Limits(batch_rows=1))
     batcher.start()
     tasks = [asyncio.create_task(batcher.ask([Example({"text": text})])) for text in "ab"]
     await asyncio.sleep(0.05)
@@ -445,9 +533,7 @@ async def test_who_waits_when_the_server_stops_is_told() -> None:
 
 def test_texts_of_unlike_length_do_not_share_a_pass() -> None:
     stub = StubPredictor()
-    batcher = Batcher(
-        ServedStudent("s", stub), ThreadPoolExecutor(1), Limits(batch_tokens=80), lambda *_: None
-    )
+    batcher = batcher_of(stub, Limits(batch_tokens=80))
     texts = ["x" * length for length in (60, 2, 2, 40, 2, 39, 2)]
     ((probabilities, tokens),) = batcher._answers([[Example({"text": text}) for text in texts]])
     assert stub.batches == [1, 2, 4]

@@ -59,8 +59,8 @@ def serve(
             "--workers",
             min=1,
             metavar="N",
-            help="Batches computed at one time, each by an equal part of the cores (OMP_NUM_THREADS); one a core unless "
-            "given, one on a GPU. 1 answers single requests to a large student soonest.",
+            help="Batches computed at one time, each by an equal part of the cores (OMP_NUM_THREADS); unless given, "
+            "one a core, at most 8, and one on a GPU. With 1, a large student answers a single text soonest.",
         ),
     ] = None,
     dtype: Annotated[

@@ -24,6 +24,8 @@ class ExportedStudent:
     makes logits of them.
     """
 
+    side_by_side = True
+
     def __init__(self, logits: Logits, task: TaskDefinition, featurizer: Featurizer) -> None:
         self.logits, self.task, self.featurizer = logits, task, featurizer
 

@@ -44,8 +44,9 @@ class GgufStudent(ExportedStudent):
             raise ModelError(f"{folder} holds no GGUF export. Make one: stillshot export {folder} --to gguf")
         featurizer = load_featurizer(folder, sidecar)
         file, tokens = find_file(folder, exported), exported.label_tokens
+        by_llama_cpp = tokens is not None and importlib.util.find_spec("xllamacpp") is not None
         try:
-            if tokens is not None and importlib.util.find_spec("xllamacpp") is not None:
+            if tokens is not None and by_llama_cpp:
                 logits = _by_llama_cpp(file, tokens, featurizer.max_tokens)
             else:
                 logits = _by_transformers(file, tokens, sidecar.task.labels)
@@ -58,7 +59,9 @@ class GgufStudent(ExportedStudent):
             raise
         except Exception as error:  # a reader stumbles over whatever damage makes it find
             raise unreadable(file, exported, error) from error
-        return cls(logits, sidecar.task, featurizer)
+        student = cls(logits, sidecar.task, featurizer)
+        student.side_by_side = not by_llama_cpp  # it has threads of its own, which read one prompt at a time
+        return student
 
 
 def completion_request(prompt: str | list[int], label_tokens: Sequence[int]) -> dict[str, Any]:

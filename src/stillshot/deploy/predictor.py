@@ -20,11 +20,15 @@ from stillshot.types import Dtype
 class Predictor(Protocol):
     """Answers queries with a distribution over a task's labels.
 
-    ``featurizer`` turns queries into token ids, by which they are counted and cut.
+    Attributes:
+        task: What is answered.
+        featurizer: Turns queries into token ids, by which they are counted and cut.
+        side_by_side: Whether several threads that ask at once are answered sooner than one after the other.
     """
 
     task: TaskDefinition
     featurizer: Featurizer
+    side_by_side: bool
 
     def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
         """Probabilities over ``task.labels``, shape ``(queries, labels)``."""

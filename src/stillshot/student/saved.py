@@ -46,6 +46,8 @@ class Student:
         student.predict(["a stirring film", "no movement, no yuks"])
     """
 
+    side_by_side = True
+
     def __init__(
         self,
         model: Any,

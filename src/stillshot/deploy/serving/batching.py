@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.refusals import Refusal, overloaded
+from stillshot.deploy.serving.workers import Pool
 from stillshot.errors import StillshotError
 from stillshot.models.load import best_device
 from stillshot.student.features import Feature
@@ -61,7 +61,7 @@ class Answer:
         probabilities: Shape ``(inputs, labels)``.
         tokens: Read of all inputs.
         queue_seconds: From its arrival to the begin of its first batch.
-        inference_seconds: Of all batches that it was part of.
+        inference_seconds: From there to the end of its last.
     """
 
     probabilities: NDArray[np.float64]
@@ -83,29 +83,29 @@ class Batcher:
     """Gathers the inputs of one model's requests and answers them batch by batch.
 
     A batch is as many forward passes as its texts' lengths make worthwhile: padding is computed like text.
-    An idle model answers at once. While it computes, a batch is gathered: for an idle worker, which takes its share of
-    what waits, for a bounded time; for the first that will be, until it is full, so that no worker waits for the next.
-
-    All state belongs to the event loop's thread; only the model runs in the executor's. A request that is cancelled, by
-    a timeout or because its answer cannot be had, leaves the queue at once.
+    A model of which nothing is computed is asked at once. Else a batch is gathered: for a free worker, which takes its
+    share of what waits, for a bounded time; where none is free, until it is full, so that the next has its batch
+    when it is. A request that is cancelled, by a timeout or because its answer cannot be had, leaves the queue at once.
 
     Args:
-        executor: With a thread for each worker.
+        pool: Computes the batches, and those of other models.
         observe: Told of every batch.
-        workers: Batches that are with the model at one time.
+        side_by_side: Whether batches of this model may be computed at one time.
     """
 
     def __init__(
-        self, model: Model, executor: Executor, limits: Limits, observe: Observe, workers: int = 1
+        self, model: Model, pool: Pool, limits: Limits, observe: Observe, *, side_by_side: bool = True
     ) -> None:
-        self._model, self._executor, self._limits, self._observe = model, executor, limits, observe
-        self._workers = workers
+        self._model, self._pool, self._limits, self._observe = model, pool, limits, observe
+        self._workers = pool.size if side_by_side else 1
+        self._most_asked = pool.size + 1 if side_by_side else 1
         self._pass_cost = _PASS_COST if best_device().type == "cpu" else limits.batch_tokens
         self._waiting: deque[_Piece] = deque()
-        self._asked: list[list[_Piece]] = []  # batches that are with the model, and the next
+        self._asked: list[list[_Piece]] = []  # batches that are computed, and at most one that is next
         self._changed, self._turn = asyncio.Event(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._reading = threading.Lock()
+        pool.watch(self._changed)
 
     @property
     def waiting_rows(self) -> int:
@@ -114,7 +114,7 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._workers + 1)]
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._most_asked)]
 
     async def stop(self) -> None:
         """Answer nothing more; whoever waits is refused."""
@@ -140,7 +140,8 @@ class Batcher:
         Raises:
             Refusal: The model cannot read an example (422), or it failed (424).
         """
-        loop, rows = asyncio.get_running_loop(), self._limits.batch_rows
+        loop = asyncio.get_running_loop()
+        rows = min(self._limits.batch_rows, math.ceil(len(examples) / self._workers))
         pieces = [
             _Piece(examples[at : at + rows], loop.create_future()) for at in range(0, len(examples), rows)
         ]
@@ -153,68 +154,78 @@ class Batcher:
                 if piece.future.cancel() or piece.future.cancelled():
                     with contextlib.suppress(ValueError):  # it was taken into a batch already
                         self._waiting.remove(piece)
+        ends = [part.queue_seconds + part.inference_seconds for part in parts]
+        queued = min(part.queue_seconds for part in parts)
         return Answer(
             np.concatenate([part.probabilities for part in parts]),
             sum(part.tokens for part in parts),
-            parts[0].queue_seconds,
-            sum(part.inference_seconds for part in parts),
+            queued,
+            max(ends) - queued,
         )
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             async with self._turn:  # who gathers for a batch; the others compute, or wait to gather the next
                 await self._gathered()
                 batch = self._taken()
                 self._asked.append(batch)
-            asked, outcomes, started, seconds = await loop.run_in_executor(
-                self._executor, self._computed, batch
-            )
-            told = [outcome for outcome in outcomes if isinstance(outcome, tuple)]
-            self._observe(sum(len(rows) for rows, _ in told), sum(tokens for _, tokens in told), seconds)
-            for piece, outcome in zip(asked, outcomes, strict=True):
-                if isinstance(outcome, Refusal):
-                    _fail(piece, outcome)
-                elif not piece.future.done():
-                    piece.future.set_result(Answer(*outcome, started - piece.arrived, seconds))
+            try:
+                self._tell(*await self._pool.run(self._computed, batch))
+            except Exception:
+                logger.exception("A batch of %d requests failed.", len(batch))
+                for piece in batch:
+                    _fail(piece, Refusal(424, "Backend", "The model failed on this batch; the log says why."))
             self._asked.remove(batch)
-            self._changed.set()
+
+    def _tell(self, asked: Sequence[_Piece], outcomes: Sequence[Outcome], begun: float, ended: float) -> None:
+        answered = [outcome for outcome in outcomes if isinstance(outcome, tuple)]
+        if answered:
+            rows, tokens = sum(len(rows) for rows, _ in answered), sum(tokens for _, tokens in answered)
+            self._observe(rows, tokens, ended - begun)
+        for piece, outcome in zip(asked, outcomes, strict=True):
+            if isinstance(outcome, Refusal):
+                _fail(piece, outcome)
+            elif not piece.future.done():
+                piece.future.set_result(Answer(*outcome, begun - piece.arrived, ended - begun))
 
     async def _gathered(self) -> None:
-        """Return once there is a full batch; or any, where the model is idle or a worker has waited long enough."""
-        while self.waiting_rows < self._limits.batch_rows:
-            left = None
-            if self._waiting and len(self._asked) < self._workers:
-                left = self._waiting[0].arrived + self._limits.wait_seconds - time.monotonic()
-                if not self._asked or left <= 0:
-                    return
+        """Return once a batch is to be taken."""
+        while (left := self._seconds_left()) > 0:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(left if math.isfinite(left) else None):
                     await self._changed.wait()
+
+    def _seconds_left(self) -> float:
+        """How long the next batch is still gathered; infinity until something changes."""
+        if not self._waiting:
+            return math.inf
+        if not self._asked:
+            return 0.0
+        if self.waiting_rows >= self._limits.batch_rows:
+            return 0.0 if self._pool.asked <= self._pool.size else math.inf
+        if self._pool.asked >= self._pool.size or len(self._asked) >= self._workers:
+            return math.inf
+        return self._waiting[0].arrived + self._limits.wait_seconds - time.monotonic()
 
     def _taken(self) -> list[_Piece]:
         """The next pieces, of as many rows as a batch has, or an idle worker's share of what waits; the first anyway."""
         batch: list[_Piece] = []
         rows = 0
-        share = math.ceil(self.waiting_rows / max(1, self._workers - len(self._asked)))
+        free = min(self._workers - len(self._asked), self._pool.size - self._pool.asked)
+        share = math.ceil(self.waiting_rows / max(1, free))
         most = min(self._limits.batch_rows, share)
         while self._waiting and (not batch or rows + len(self._waiting[0].examples) <= most):
             batch.append(self._waiting.popleft())
             rows += len(batch[-1].examples)
         return batch
 
-    def _computed(self, batch: Sequence[_Piece]) -> tuple[list[_Piece], Sequence[Outcome], float, float]:
-        """Pieces and their outcomes, when it began, and how long it took. Runs in the executor."""
-        started = time.monotonic()
-        asked = [piece for piece in batch if not piece.future.done()]  # others were given up meanwhile
-        try:
-            outcomes = self._answers([piece.examples for piece in asked])
-        except Exception:
-            logger.exception("A batch of %d requests failed.", len(asked))
-            refusal = Refusal(424, "Backend", "The model failed on this batch; the log says why.")
-            outcomes = [refusal for _ in asked]
-        return asked, outcomes, started, time.monotonic() - started
+    def _computed(self, batch: Sequence[_Piece]) -> tuple[list[_Piece], list[Outcome], float, float]:
+        """Pieces that are still wanted, their outcomes, when they were begun and ended. Runs in one of the threads."""
+        begun = time.monotonic()
+        asked = [piece for piece in batch if not piece.future.done()]
+        outcomes = self._answers([piece.examples for piece in asked]) if asked else []
+        return asked, outcomes, begun, time.monotonic()
 
     def _answers(self, pieces: Sequence[Sequence[Example]]) -> list[Outcome]:
         read = self._read(pieces)

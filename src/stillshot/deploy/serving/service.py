@@ -15,7 +15,7 @@ from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.metrics import Metrics
 from stillshot.deploy.serving.refusals import Refusal
 from stillshot.deploy.serving.students import ServedStudent
-from stillshot.deploy.serving.workers import Workers
+from stillshot.deploy.serving.workers import Pool, Workers
 from stillshot.types import Example
 
 
@@ -31,16 +31,18 @@ class Service:
         self.students = {student.name: student for student in students}
         self.limits, self.token = limits, token
         self.gate, self.metrics = Gate(limits), Metrics()
-        self._threads = [workers.executor("students"), Workers.of(1).executor("teachers")]
+        self._pools = [Pool(workers, "students"), Pool(Workers.of(1), "teachers")]
         patient = replace(limits, batch_rows=1, queue_rows=limits.teacher_queue_rows)
         self._queues: dict[str, Batcher] = {}
         self._teacher_queues: dict[str, Batcher] = {}
         for student in students:
             observe = self.metrics.batch_observer(student.name)
-            self._queues[student.name] = Batcher(student, self._threads[0], limits, observe, workers.count)
+            self._queues[student.name] = Batcher(
+                student, self._pools[0], limits, observe, side_by_side=student.predictor.side_by_side
+            )
             if student.teacher is not None:
                 observe = self.metrics.batch_observer(f"teacher of {student.name}")
-                queue = Batcher(student.teacher, self._threads[1], patient, observe)
+                queue = Batcher(student.teacher, self._pools[1], patient, observe)
                 self._teacher_queues[student.name] = queue
         for name, queue in self._queues.items():
             self.metrics.watch_queue(name, lambda queue=queue: queue.waiting_rows)
@@ -56,8 +58,8 @@ class Service:
         finally:
             for queue in queues:
                 await queue.stop()
-            for thread in self._threads:
-                thread.shutdown(wait=False, cancel_futures=True)
+            for pool in self._pools:
+                pool.shutdown()
 
     def choose(self, name: str | None) -> ServedStudent:
         """The student of a name; the first without one.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stillshot.config import TaskDefinition
 from stillshot.deploy.predictor import Predictor, load_predictor
 from stillshot.deploy.serving.teacher import RunTeacher
+from stillshot.deploy.serving.workers import Workers
 from stillshot.errors import ModelError
 from stillshot.evaluate.folder import RunFolder
 from stillshot.student.features import Feature
@@ -67,7 +68,8 @@ def load_students(
     Folders of one name, such as exports of one kind, are named after the folder around them too.
 
     Args:
-        dtype: Of the students' weights; ``threads`` of one batch: see :func:`load_predictor`.
+        dtype: Of the students' weights, see :func:`load_predictor`.
+        threads: Of one batch of an ONNX export; ``None`` is as :meth:`Workers.of` has it.
         report: Told what is loaded now.
 
     Raises:
@@ -89,7 +91,7 @@ def load_students(
     students = []
     for name, folder in named.items():
         report(f"loading {name}")
-        predictor = load_predictor(folder, dtype, threads)
+        predictor = load_predictor(folder, dtype, threads or Workers.of().threads)
         teacher = None
         if with_teachers:
             report(f"loading the teacher of {name}")
