@@ -12,6 +12,8 @@ from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
+if not (folder / "adapter_config.json").is_file():
+    sys.exit(f"{folder} has no adapters; examples/transformers_pipeline.py asks it.")
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
 if student["head"] != "label":
     sys.exit(f"{folder} has the head {student['head']!r}; this is for label heads.")

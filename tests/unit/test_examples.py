@@ -67,6 +67,16 @@ def test_transformers_alone(lively: Lively, tmp_path: Path) -> None:
 def test_peft_alone(lively: Lively, tmp_path: Path) -> None:
     student = save_student(tmp_path / "student", lively("llama"), tuning="lora")
     assert_gives_the_answers("peft_adapter.py", student, student)
+    whole = save_student(tmp_path / "whole", lively("llama"))
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "peft_adapter.py"), str(whole), TEXTS[0]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.strip()) == (
+        1, f"{whole} has no adapters; examples/transformers_pipeline.py asks it.",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("head", ["label", "language_model"])
