@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -19,6 +20,9 @@ from stillshot.errors import WorkError
 
 _HEAD_BYTES = 16_384
 _BACKLOG = 1024
+# How long a thread that computes may be kept waiting by the one that reads requests: a forward pass asks for Python's
+# lock between any two products.
+_SWITCH_SECONDS = 0.0002
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -71,6 +75,7 @@ def run_server(app: FastAPI, limits: Limits, bound: socket.socket, on_start: Cal
         timeout_graceful_shutdown=int(limits.timeout_seconds + limits.send_seconds) + 1,
     )
     server = _Server(config, on_start)
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.handle_exit(number, frame)
