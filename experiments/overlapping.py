@@ -25,7 +25,8 @@ def overlaps(pair: Example) -> bool:
     premise, hypothesis = (
         re.findall(r"[\w']+", pair.fields[name].lower()) for name in ("premise", "hypothesis")
     )
-    shared = sum(word in set(premise) for word in hypothesis)
+    known = set(premise)
+    shared = sum(word in known for word in hypothesis)
     return (
         len(hypothesis) >= LEAST_WORDS
         and len(premise) <= MOST_WORDS

@@ -402,6 +402,25 @@ async def test_workers_share_what_waits() -> None:
 
 
 @in_loop
+async def test_what_is_not_to_be_asked_side_by_side_is_not() -> None:
+    stub = StubPredictor()
+    stub.gate.clear()
+    pool = Pool(Workers(3, 1), "test")
+    batcher = Batcher(
+        ServedStudent("s", stub), pool, Limits(batch_rows=1), lambda *_: None, side_by_side=False
+    )
+    asked = [asyncio.create_task(batcher.ask([Example({"text": text})])) for text in "abcd"]
+    batcher.start()
+    await until(lambda: stub.computing == 1)
+    await asyncio.sleep(0.05)
+    assert (stub.computing, pool.asked, batcher.waiting_rows) == (1, 1, 3)
+    stub.gate.set()
+    answers = await asyncio.gather(*asked)
+    await batcher.stop()
+    assert [answer.probabilities[0, 0] for answer in answers] == chances("abcd")
+
+
+@in_loop
 async def test_one_worker_answers_while_another_computes() -> None:
     class HeldUp(StubPredictor):
         def logits(self, inputs: dict[str, Any]) -> torch.Tensor:
@@ -448,8 +467,8 @@ async def test_a_busy_student_does_not_starve_another() -> None:
         await until(lambda: _waiting(client) == 6)  # one is computed, one is next
         asked = asyncio.create_task(client.post("/predict", json={"inputs": "x", "model": "s1"}))
         await asyncio.sleep(0.05)
-        other.when_asked = lambda: order.append(len(busy.batches))
         order: list[int] = []
+        other.when_asked = lambda: order.append(len(busy.batches))
         busy.gate.set()
         answers = await asyncio.gather(asked, *flood)
     assert [answer.status_code for answer in answers] == [200] * 9

@@ -75,6 +75,7 @@ def run_server(app: FastAPI, limits: Limits, bound: socket.socket, on_start: Cal
         timeout_graceful_shutdown=int(limits.timeout_seconds + limits.send_seconds) + 1,
     )
     server = _Server(config, on_start)
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -86,6 +87,7 @@ def run_server(app: FastAPI, limits: Limits, bound: socket.socket, on_start: Cal
     try:
         server.run(sockets=[bound])
     finally:
+        sys.setswitchinterval(interval)
         for number, handler in before.items():
             signal.signal(number, handler)
 
