@@ -693,8 +693,6 @@ def test_a_gguf_export_answers_as_its_student(
     tokens = Sidecar.read(made.folder).exported
     assert tokens is not None
     assert (tokens.label_tokens is None) == (head == "channel")
-    by_llama_cpp = gguf_reader == "llama.cpp" and head != "channel"  # which has threads of its own
-    assert load_predictor(made.folder).side_by_side == (not by_llama_cpp)
 
 
 def test_a_damaged_gguf_file_is_told(lively: Lively, gguf_reader: str) -> None:
