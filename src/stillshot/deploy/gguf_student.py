@@ -102,6 +102,9 @@ def _by_llama_cpp(file: Path, label_tokens: Sequence[int], window: int) -> Logit
         found = {row["id"]: row["prob"] for row in token["top_probs"]}
         return [math.log(max(found.get(token, 0.0), _SMALLEST)) for token in label_tokens]
 
+    # A server that is freed before its thread has begun its loop waits for it without end; an answer shows it has.
+    log_probabilities([label_tokens[0]])
+
     def logits(inputs: dict[str, Tensor]) -> Tensor:
         lengths = inputs["attention_mask"].sum(-1).tolist()
         rows = zip(inputs["input_ids"].tolist(), lengths, strict=True)
