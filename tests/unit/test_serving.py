@@ -440,6 +440,34 @@ async def test_one_worker_answers_while_another_computes() -> None:
 
 
 @in_loop
+async def test_an_answer_does_not_wait_for_the_rest_of_its_batch() -> None:
+    class Stopping(StubPredictor):
+        def logits(self, inputs: dict[str, Any]) -> torch.Tensor:
+            if self.batches:  # the second pass
+                self.gate.clear()
+            return super().logits(inputs)
+
+    stub, long, short = Stopping(), "x" * 60, "xy"
+    rows, observed = [long, short], []
+    batcher = batcher_of(stub, Limits(), observed=lambda rows, *_: observed.append(rows))
+    asked = [asyncio.create_task(batcher.ask([Example({"text": text})])) for text in rows]
+    both = asyncio.create_task(batcher.ask([Example({"text": text}) for text in rows]))
+    await until(lambda: batcher.waiting_rows == 4)
+    batcher.start()
+    first = await asked[0]  # the longest are computed first
+    await until(lambda: stub.computing == 1)
+    assert not any(task.done() for task in (asked[1], both))
+    assert observed == []
+    stub.gate.set()
+    answers = [first, await asked[1], await both]
+    await until(lambda: observed == [4])
+    await batcher.stop()
+    assert stub.batches == [2, 2]
+    assert [row[0] for answer in answers for row in answer.probabilities] == chances(rows + rows)
+    assert first.inference_seconds < answers[1].inference_seconds
+
+
+@in_loop
 async def test_workers_share_a_request_of_many_inputs() -> None:
     stub, seconds = StubPredictor(), []
     batcher = batcher_of(stub, Limits(), 4, lambda rows, tokens, spent: seconds.append(spent))
@@ -554,7 +582,8 @@ def test_texts_of_unlike_length_do_not_share_a_pass() -> None:
     stub = StubPredictor()
     batcher = batcher_of(stub, Limits(batch_tokens=80))
     texts = ["x" * length for length in (60, 2, 2, 40, 2, 39, 2)]
-    ((probabilities, tokens),) = batcher._answers([[Example({"text": text}) for text in texts]])
+    (outcomes,) = filter(None, batcher._answers([[Example({"text": text}) for text in texts]]))
+    ((probabilities, tokens),) = outcomes.values()
     assert stub.batches == [1, 2, 4]
     assert tokens == sum(map(len, texts))
     assert probabilities[:, 0].tolist() == chances(texts)

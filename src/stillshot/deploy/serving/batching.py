@@ -10,8 +10,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from stillshot.types import Example
 logger = logging.getLogger(__name__)
 Observe = Callable[[int, int, float], None]  # (rows, tokens, seconds) of a batch
 Outcome = tuple[NDArray[np.float64], int] | Refusal  # probabilities and tokens of a piece, or why it has none
+Tell = Callable[[Sequence[tuple["_Piece", "Answer | Refusal"]]], object]
 
 # What a forward pass costs besides its tokens, in tokens of the smallest student on a processor. An accelerator computes
 # tokens so fast that no padding is worth another pass.
@@ -85,7 +87,9 @@ class Batcher:
     A batch is as many forward passes as its texts' lengths make worthwhile: padding is computed like text.
     A model of which nothing is computed is asked at once. Else a batch is gathered: for a free worker, which takes its
     share of what waits, for a bounded time; where none is free, until it is full, so that the next has its batch
-    when it is. A request that is cancelled, by a timeout or because its answer cannot be had, leaves the queue at once.
+    when it is. Each request is answered as soon as the passes with its texts are done, not with its batch: whoever sends
+    one after the other has sent the next while the batch is still computed. A request that is cancelled, by a timeout or
+    because its answer cannot be had, leaves the queue at once.
 
     Args:
         pool: Computes the batches, and those of other models.
@@ -164,29 +168,21 @@ class Batcher:
         )
 
     async def _work(self) -> None:
+        tell = partial(asyncio.get_running_loop().call_soon_threadsafe, _tell)
         while True:
             async with self._turn:  # who gathers for a batch; the others compute, or wait to gather the next
                 await self._gathered()
                 batch = self._taken()
                 self._asked.append(batch)
             try:
-                self._tell(*await self._pool.run(self._computed, batch))
+                rows, tokens, seconds = await self._pool.run(partial(self._computed, tell), batch)
+                if rows:
+                    self._observe(rows, tokens, seconds)
             except Exception:
                 logger.exception("A batch of %d requests failed.", len(batch))
                 for piece in batch:
                     _fail(piece, Refusal(424, "Backend", "The model failed on this batch; the log says why."))
             self._asked.remove(batch)
-
-    def _tell(self, asked: Sequence[_Piece], outcomes: Sequence[Outcome], begun: float, ended: float) -> None:
-        answered = [outcome for outcome in outcomes if isinstance(outcome, tuple)]
-        if answered:
-            rows, tokens = sum(len(rows) for rows, _ in answered), sum(tokens for _, tokens in answered)
-            self._observe(rows, tokens, ended - begun)
-        for piece, outcome in zip(asked, outcomes, strict=True):
-            if isinstance(outcome, Refusal):
-                _fail(piece, outcome)
-            elif not piece.future.done():
-                piece.future.set_result(Answer(*outcome, begun - piece.arrived, ended - begun))
 
     async def _gathered(self) -> None:
         """Return once a batch is to be taken."""
@@ -220,34 +216,49 @@ class Batcher:
             rows += len(batch[-1].examples)
         return batch
 
-    def _computed(self, batch: Sequence[_Piece]) -> tuple[list[_Piece], list[Outcome], float, float]:
-        """Pieces that are still wanted, their outcomes, when they were begun and ended. Runs in one of the threads."""
+    def _computed(self, tell: Tell, batch: Sequence[_Piece]) -> tuple[int, int, float]:
+        """Rows, tokens and seconds of a batch; each piece that is still wanted is told as soon as it has its answer.
+
+        Runs in one of the threads.
+        """
         begun = time.monotonic()
         asked = [piece for piece in batch if not piece.future.done()]
-        outcomes = self._answers([piece.examples for piece in asked]) if asked else []
-        return asked, outcomes, begun, time.monotonic()
+        rows = tokens = 0
+        for outcomes in self._answers([piece.examples for piece in asked]) if asked else ():
+            told: list[tuple[_Piece, Answer | Refusal]] = []
+            for number, outcome in outcomes.items():
+                piece = asked[number]
+                if not isinstance(outcome, Refusal):
+                    rows, tokens = rows + len(piece.examples), tokens + outcome[1]
+                    outcome = Answer(*outcome, begun - piece.arrived, time.monotonic() - begun)
+                told.append((piece, outcome))
+            tell(told)
+        return rows, tokens, time.monotonic() - begun
 
-    def _answers(self, pieces: Sequence[Sequence[Example]]) -> list[Outcome]:
+    def _answers(self, pieces: Sequence[Sequence[Example]]) -> Iterator[dict[int, Outcome]]:
+        """Outcomes by the pieces' positions: first of those that cannot be read, then of those that a pass ends."""
         read = self._read(pieces)
-        rows = [feature for features in read if isinstance(features, list) for feature in features]
+        yield {number: features for number, features in enumerate(read) if isinstance(features, Refusal)}
+        rows: list[Feature] = []
+        spans: dict[int, range] = {}  # of rows, of pieces that have no outcome yet
+        for number, features in enumerate(read):
+            if not isinstance(features, Refusal):
+                spans[number] = range(len(rows), len(rows) + len(features))
+                rows += features
         lengths = [feature["length"] for feature in rows]
         found: dict[int, NDArray[np.float64]] = {}
-        ones = [1] * len(lengths)
-        for positions in cut(lengths, ones, self._limits.batch_tokens, self._pass_cost):
+        for positions in cut(lengths, [1] * len(rows), self._limits.batch_tokens, self._pass_cost):
             probabilities = self._model.answer([rows[i] for i in positions])
             if not np.isfinite(probabilities).all():
                 raise FloatingPointError("probabilities that are not finite")
             found.update(zip(positions, probabilities, strict=True))
-        outcomes: list[Outcome] = []
-        at = 0
-        for features in read:
-            if isinstance(features, Refusal):
-                outcomes.append(features)
-                continue
-            upto = at + len(features)
-            outcomes.append((np.stack([found[i] for i in range(at, upto)]), sum(lengths[at:upto])))
-            at = upto
-        return outcomes
+            ended = {
+                number: spans.pop(number) for number in list(spans) if found.keys() >= set(spans[number])
+            }
+            yield {
+                number: (np.stack([found[i] for i in span]), sum(lengths[i] for i in span))
+                for number, span in ended.items()
+            }
 
     def _read(self, pieces: Sequence[Sequence[Example]]) -> list[list[Feature] | Refusal]:
         """Features of each piece, all read at once unless one of them cannot be."""
@@ -259,6 +270,14 @@ class Batcher:
                 if len(pieces) == 1:
                     return [Refusal(422, "Tokenizer", str(error))]
         return [read for piece in pieces for read in self._read([piece])]
+
+
+def _tell(outcomes: Sequence[tuple[_Piece, Answer | Refusal]]) -> None:
+    for piece, outcome in outcomes:
+        if isinstance(outcome, Refusal):
+            _fail(piece, outcome)
+        elif not piece.future.done():
+            piece.future.set_result(outcome)
 
 
 def _fail(piece: _Piece, refusal: Refusal) -> None:
