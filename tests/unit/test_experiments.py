@@ -15,11 +15,12 @@ from experiment_modules import ROOT, load
 
 from stillshot.errors import RecipeError, RunFolderError
 from stillshot.report.folder import read_results
+from stillshot.types import Example
 
 WORDS = {"good": "a bright and warm film", "bad": "a dull and cold film"}
 
 
-sweeps, publishing = load("sweeps"), load("publish")
+sweeps, publishing, overlapping = load("sweeps"), load("publish"), load("overlapping")
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +184,36 @@ def test_a_plan_stands_beside_what_was_taken(
         "| In-context learning",
         "| Context distillation",
     ]
+
+
+@pytest.mark.parametrize(
+    ("premise", "hypothesis", "chosen"),
+    [
+        ("The lawyers near the actor slept.", "The actor slept, near lawyers!", True),
+        ("The doctor's students ran.", "the doctor's students RAN", True),
+        ("The lawyers near the actor slept.", "The actor slept in town.", False),  # 3 of 5 words
+        ("The lawyers slept.", "The lawyers slept.", False),  # too few words
+        ("very " * 28 + "tired lawyers", "very tired lawyers, very tired", True),
+        ("very " * 29 + "tired lawyers", "very tired lawyers, very tired", False),  # too long a premise
+        ("a b c d e f g h i", "a b c d e f g h i z", True),  # nine words of ten
+        ("a b c d e f g h", "a b c d e f g h z", False),  # eight of nine
+    ],
+)
+def test_pairs_of_high_overlap_are_those_whose_hypothesis_adds_hardly_a_word(
+    premise: str, hypothesis: str, chosen: bool
+) -> None:
+    assert overlapping.overlaps(Example({"premise": premise, "hypothesis": hypothesis})) is chosen
+
+
+def test_pairs_of_high_overlap_are_written_with_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {"premise": "The lawyers near the actor slept.", "hypothesis": "The actor slept near lawyers."}
+    other = {"premise": "It rains.", "hypothesis": "A dog sleeps on the floor."}
+    pairs = [Example(texts, "entailment"), Example(texts, "contradiction"), Example(other, "entailment")]
+    monkeypatch.setattr(overlapping, "TARGET", tmp_path / "made" / "pairs.jsonl")
+    monkeypatch.setattr(overlapping, "read_split", lambda *_: pairs)
+    overlapping.main()
+    written = [json.loads(line) for line in (tmp_path / "made" / "pairs.jsonl").read_text().splitlines()]
+    assert written == [{**texts, "label": "entailment"}, {**texts, "label": "contradiction"}]
+    assert "pairs.jsonl: 1 entailment, 1 contradiction" in capsys.readouterr().out
