@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from doubles import stir
 from hypothesis import HealthCheck, settings
 
 from stillshot.models import load
@@ -81,12 +82,3 @@ def save_lively(target: Path, model_id: str) -> None:
     stir(model)
     model.save_pretrained(target)
     load.load_tokenizer(resolved).save_pretrained(target)
-
-
-def stir(model: torch.nn.Module, scale: float = 0.25, *, trainable_only: bool = False) -> None:
-    """Add seeded noise to every weight (or every one that trains)."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad or not trainable_only:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)

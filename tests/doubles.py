@@ -7,6 +7,7 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from stillshot.config import ChannelPattern, DirectPattern, TaskDefinition
@@ -120,3 +121,12 @@ class StubTeacher:
         """Two log-scores of a prompt."""
         digest = hashlib.sha256(f"{self.fingerprint}{prompt.sequences}".encode()).digest()
         return [-digest[0] / 64 - 0.1, -digest[1] / 64 - 0.1]
+
+
+def stir(model: torch.nn.Module, scale: float = 0.25, *, trainable_only: bool = False) -> None:
+    """Add seeded noise to every weight (or every one that trains)."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad or not trainable_only:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)

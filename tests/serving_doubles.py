@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from conftest import stir
-from doubles import SENTIMENT
+from doubles import SENTIMENT, stir
 from numpy.typing import NDArray
 
 from stillshot import pipeline

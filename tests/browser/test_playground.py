@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,16 +22,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 from serving_process import ServerProcess  # noqa: E402
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra `dev`)")
-CHROMIUM = shutil.which("chromium")
-IMAGES = ROOT / "docs/images"
-MOST_IMAGE_BYTES = 200_000
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
 Open = Callable[..., Any]
+TakePicture = Callable[[Any, str], None]
 
 
 REAL_MODELS = {
@@ -53,54 +44,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Open]:
-    """``open_page(url, **context)``: a fresh page, in which nothing may go wrong and nothing is asked elsewhere."""
-    contexts: list[Any] = []
-    faults: list[str] = []
-
-    def open_at(url: str, **settings: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1000, "height": 900}, **settings})
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text) if _is_fault(message) else None)
-        page.on(
-            "request",
-            lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else faults.append(asked.url),
-        )
-        page.goto(url)
-        return page
-
-    yield open_at
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-def _is_fault(message: Any) -> bool:
-    return (
-        message.type == "error" and "Failed to load resource" not in message.text
-    )  # refusals are tested as such
-
-
-def take_picture(page: Any, name: str, config: pytest.Config) -> None:
-    """Write docs/images/playground-NAME.png where the option asks for it."""
-    if config.getoption("--update-golden"):
-        path = IMAGES / f"playground-{name}.png"
-        page.screenshot(path=path)
-        assert path.stat().st_size < MOST_IMAGE_BYTES
-
-
 def shares(panel: Any) -> dict[str, float]:
     """The percentages of a panel by label."""
     rows = [row.inner_text().split("\n") for row in panel.locator(".bars li").all()]
@@ -116,7 +59,7 @@ def asked(page: Any, text: str) -> Any:
 
 
 def test_student_and_teacher_side_by_side(
-    server: ServerProcess, open_page: Open, pytestconfig: pytest.Config
+    server: ServerProcess, open_page: Open, take_picture: TakePicture
 ) -> None:
     page = open_page(server.url)
     panels = asked(page, "a bright film, warm and fine")
@@ -132,7 +75,7 @@ def test_student_and_teacher_side_by_side(
     assert "with its context" in teacher.inner_text()
     assert page.request.get(f"{server.url}/v1/models").json()["data"][0]["teacher"] in teacher.inner_text()
     assert shares(teacher) != shares(student)
-    take_picture(page, "light", pytestconfig)
+    take_picture(page, "playground-light")
 
 
 def test_the_report_is_one_click_away(server: ServerProcess, open_page: Open) -> None:
@@ -259,7 +202,7 @@ def test_the_keyboard_reaches_everything_in_order(server: ServerProcess, open_pa
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone(server: ServerProcess, open_page: Open, pytestconfig: pytest.Config, scheme: str) -> None:
+def test_a_phone(server: ServerProcess, open_page: Open, take_picture: TakePicture, scheme: str) -> None:
     page = open_page(
         server.url, viewport={"width": 360, "height": 740}, color_scheme=scheme, device_scale_factor=2
     )
@@ -269,7 +212,7 @@ def test_a_phone(server: ServerProcess, open_page: Open, pytestconfig: pytest.Co
         page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor")
     )
     assert (_light(ink) > _light(paper)) == (scheme == "dark")
-    take_picture(page, f"phone-{scheme}", pytestconfig)
+    take_picture(page, f"playground-phone-{scheme}")
 
 
 def _light(colour: str) -> int:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import stir
-from doubles import LABELS, PAIRS, SENTIMENT, all_scores, reviews
+from doubles import LABELS, PAIRS, SENTIMENT, all_scores, reviews, stir
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import stir
-from doubles import LABELS, SENTIMENT, reviews
+from doubles import LABELS, SENTIMENT, reviews, stir
 
 from stillshot.config import Prompt, Recipe, TaskDefinition
 from stillshot.config import Student as StudentSection

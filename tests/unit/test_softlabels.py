@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import stir
 from datasets import load_dataset
-from doubles import LABELS, SENTIMENT, StubTeacher, context, reviews
+from doubles import LABELS, SENTIMENT, StubTeacher, context, reviews, stir
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
