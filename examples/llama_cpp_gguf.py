@@ -14,8 +14,12 @@ from pathlib import Path
 import xllamacpp
 from tokenizers import Tokenizer
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
+if len(student["task"]["fields"]) > 1:
+    sys.exit(f"{folder} answers to {', '.join(student['task']['fields'])} together; this is for one text.")
 if student["head"] == "channel":
     sys.exit(f"{folder} has a channel head, which scores whole texts; this is for label words.")
 template, (field,) = student["template"], student["task"]["fields"]

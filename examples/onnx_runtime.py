@@ -12,8 +12,12 @@ import numpy as np
 import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
+if len(student["task"]["fields"]) > 1:
+    sys.exit(f"{folder} answers to {', '.join(student['task']['fields'])} together; this is for one text.")
 (field,) = student["task"]["fields"]
 template = student["template"] or f"{{{field}}}"
 

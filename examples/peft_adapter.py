@@ -11,10 +11,14 @@ import torch
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 if not (folder / "adapter_config.json").is_file():
     sys.exit(f"{folder} has no adapters; examples/transformers_pipeline.py asks it.")
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
+if len(student["task"]["fields"]) > 1:
+    sys.exit(f"{folder} answers to {', '.join(student['task']['fields'])} together; this is for one text.")
 if student["head"] != "label":
     sys.exit(f"{folder} has the head {student['head']!r}; this is for label heads.")
 labels, (field,) = student["labels"], student["task"]["fields"]

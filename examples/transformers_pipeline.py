@@ -10,8 +10,12 @@ from pathlib import Path
 
 from transformers import pipeline
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
+if len(student["task"]["fields"]) > 1:
+    sys.exit(f"{folder} answers to {', '.join(student['task']['fields'])} together; this is for one text.")
 if student["head"] != "label":
     sys.exit(f"{folder} has the head {student['head']!r}; this is for label heads.")
 template, (field,) = student["template"], student["task"]["fields"]

@@ -227,8 +227,9 @@ def test_predict_lists_the_students_near_a_path_that_is_none(student_folder: Pat
     Path("runs/x/students/.half.tmp").mkdir()
     listed = "".join(f"\n  {Path('runs/x/students', name)}" for name in names)
     for path, found in {
-        "runs/x": "holds no student itself",
-        "runs/x/students": "holds no student itself",
+        "runs/x": "holds 2 distilled students and no results that tell which is best",
+        "runs/x/students": "holds 2 distilled students and no results that tell which is best",
+        "runs": "holds no student itself",
         "runs/x/students/context": "does not exist",
         "runs/y/students/context_distillation-a-s0": "does not exist",
         "nowhere": "does not exist",
@@ -287,8 +288,9 @@ def test_a_run_its_second_call_and_its_report(tiny_recipe: Path) -> None:
     assert again.stdout.startswith("| Method |")
     lines = again.stdout.splitlines()
     assert lines[-2] == f"Report: {Path('runs/tiny/report.html')}"
-    assert lines[-1].startswith("Use it: stillshot predict ")
-    student = lines[-1].removeprefix("Use it: stillshot predict ")
+    hint = """Use it: echo '{"text": "..."}' | stillshot predict """
+    assert lines[-1].startswith(hint)
+    student = lines[-1].removeprefix(hint)
     assert student == answer["best_student"]
     queries = '{"text": "a fine film"}\n'
     predicted = call("predict", student, stdin=queries)
@@ -316,6 +318,28 @@ def test_a_run_its_second_call_and_its_report(tiny_recipe: Path) -> None:
     message = refused("run", str(tiny_recipe), "--set", "name=other", "-o", "runs/tiny")
     assert "holds a run of another recipe" in message
     assert snapshot() == before
+
+
+def test_a_run_of_several_students_stands_for_its_best(tiny_recipe: Path) -> None:
+    changes = ("seeds=[0, 1, 2]", "methods=[pattern_finetune, context_distillation]")
+    done = call(
+        "run", str(tiny_recipe), *(part for change in changes for part in ("--set", change)), "--json"
+    )
+    answer = json.loads(done.stdout)
+    records = json.loads(Path("runs/tiny/results.json").read_text())
+    # What the models reach is chance; which is best is made known.
+    for cell in records["cells"]:
+        share = {"context_distillation": 0.5, "pattern_finetune": 0.75}[cell["method"]] + cell[
+            "seed"
+        ] % 2 / 10
+        cell["in_domain"]["test"]["accuracy"] = share
+    Path("runs/tiny/results.json").write_text(json.dumps(records))
+    best = next(Path("runs/tiny/students").glob("context_distillation-*-s1"))
+    for path in ("runs/tiny", "runs/tiny/students"):
+        predicted = call("predict", path, stdin='{"text": "a fine film"}\n')
+        assert f"Using {best}, the best of 3 distilled students there." in predicted.stderr
+        assert predicted.stdout == call("predict", str(best), stdin='{"text": "a fine film"}\n').stdout
+    assert answer["best_student"].startswith(str(best)[:-1])
 
 
 def test_check_says_how_much_will_be_used(tiny_recipe: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_fixtures import cell, make_results, split_result, summary_line
 
-from stillshot.cli.outcome import best_student, show_results
+from stillshot.cli.outcome import best_student, better_finetuned, show_results
 from stillshot.report import markdown_table
 
 
@@ -69,3 +69,27 @@ def test_the_best_student_is_the_distilled_one_with_the_highest_accuracy(tmp_pat
         (tmp_path / "students" / name).mkdir(parents=True)
     assert best_student(results, tmp_path) == tmp_path / "students" / "s1"
     assert best_student(make_results(cells=[cell("zero_shot")]), tmp_path) is None
+
+
+def test_a_fine_tuned_student_that_is_better_is_named(tmp_path: Path) -> None:
+    cells = [
+        cell("context_distillation", id="taught", in_domain={"snli": split_result(0.6)}),
+        cell("pattern_finetune", id="tuned", in_domain={"snli": split_result(0.7)}),
+        cell("pattern_finetune", id="of-more-labels", in_domain={"snli": split_result(0.9)}, labelled=96),
+        cell("pattern_finetune", id="gone", in_domain={"snli": split_result(0.9)}),
+    ]
+    for name in ("taught", "tuned", "of-more-labels"):
+        (tmp_path / "students" / name).mkdir(parents=True)
+    student = best_student(make_results(cells=cells), tmp_path)
+    assert student is not None
+    said = better_finetuned(make_results(cells=cells), tmp_path, student)
+    assert said is not None
+    assert said.startswith("MiniLM-L6, fine-tuned on the 16 labels alone, was right more often")
+    assert str(tmp_path / "students" / "tuned") in said
+    assert "(70.0 % against 60.0 %)" in said
+    without = [
+        cells[0],
+        *cells[2:],
+        cell("pattern_finetune", id="tuned", in_domain={"snli": split_result(0.6)}),
+    ]
+    assert better_finetuned(make_results(cells=without), tmp_path, student) is None

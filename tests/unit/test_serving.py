@@ -155,7 +155,7 @@ async def test_a_pair_is_the_fields_in_order(tmp_path: Path) -> None:
         pytest.approx(list(e.values()), abs=1e-6) for e in expected
     ]
     assert bare.status_code == ones.status_code == 422
-    assert "[text, text]" in bare.json()["error"]
+    assert "[premise, hypothesis]" in bare.json()["error"]
 
 
 @in_loop
@@ -478,11 +478,12 @@ async def test_workers_share_a_request_of_many_inputs() -> None:
     await until(lambda: stub.computing == 4)
     stub.gate.set()
     answer = await asked
+    await until(lambda: len(seconds) == 4)
     await batcher.stop()
     assert stub.batches == [4] * 4
     assert answer.probabilities[:, 0].tolist() == chances("abcdefghijklmnop")
     # They were computed at one time, not one after the other.
-    assert max(seconds) <= answer.inference_seconds <= time.monotonic() - began
+    assert answer.inference_seconds <= time.monotonic() - began
     assert answer.inference_seconds < sum(seconds)
 
 

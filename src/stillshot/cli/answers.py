@@ -29,22 +29,33 @@ class Sink(Protocol):
         ...
 
 
-@contextmanager
-def answer_sink(output: Path | None) -> Iterator[Sink]:
-    """Stdout, or a file in the format of its suffix that appears under its name when all of it is written.
+def check_output(output: Path | None) -> None:
+    """See that answers can be written to a file of that name; ``None`` is stdout.
 
     Raises:
-        WorkError: The file cannot be written.
-        DataError: A column cannot be one of the table, or the file's name says a format that is not written.
+        DataError: It is a folder, or its name says a format that is not written.
     """
     if output is None:
-        yield _Lines(typer.get_binary_stream("stdout"))
         return
     if output.is_dir():
         raise DataError(f"{output} is a folder. Name the file to write after -o.")
     if output.suffix.lower() not in (*TABLE_SUFFIXES, *LINES_SUFFIXES):
         known = ", ".join((*LINES_SUFFIXES[1:], *TABLE_SUFFIXES))
         raise DataError(f"Answers are not written as {output.suffix}. End the name in one of {known}.")
+
+
+@contextmanager
+def answer_sink(output: Path | None) -> Iterator[Sink]:
+    """Stdout, or a file in the format of its suffix that appears under its name when all of it is written.
+
+    Raises:
+        WorkError: The file cannot be written.
+        DataError: A column cannot be one of the table; see also :func:`check_output`.
+    """
+    check_output(output)
+    if output is None:
+        yield _Lines(typer.get_binary_stream("stdout"))
+        return
     scratch = output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ def export(
         Path,
         typer.Argument(
             metavar="MODEL_DIR",
-            help="A student: a folder under a run's students/, or a run with one distilled student.",
+            help="A student: a folder under a run's students/, or a run, which stands for its best distilled one.",
         ),
     ],
     to: Annotated[
@@ -74,13 +74,13 @@ def export(
     kinds = _kinds(to)
     if repo is not None and "hub" not in kinds:
         raise ModelError("--repo says where --to hub uploads to. Add --to hub, or leave out --repo.")
+    student = find_student(model)
     with progress(after_seconds=2.0) as report:
         report("export", "loading the student", 0, 0)
         from stillshot.deploy.exporting import export_student
         from stillshot.evaluate.runner import quiet_libraries
 
         quiet_libraries()
-        student = find_student(model)
         done = export_student(
             student,
             kinds,

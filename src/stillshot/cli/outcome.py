@@ -101,14 +101,40 @@ def _model(line: SummaryLine) -> Any:
 
 def best_student(results: Results, folder: Path) -> Path | None:
     """The folder of the distilled student with the highest accuracy, in-domain where that was measured."""
-    distilled = [
+    best = max(_trained(results, folder, "context_distillation"), key=_accuracy, default=None)
+    return folder / "students" / best.id if best else None
+
+
+def better_finetuned(results: Results, folder: Path, student: Path) -> str | None:
+    """What to say of the best distilled student where one that was fine-tuned on the same labels is better."""
+    distilled = next(cell for cell in results.cells if cell.id == student.name)
+    rivals = [
+        cell
+        for cell in _trained(results, folder, "pattern_finetune")
+        if cell.labelled == distilled.labelled and _accuracy(cell) > _accuracy(distilled)
+    ]
+    if not rivals:
+        return None
+    from stillshot.report import names
+
+    best = max(rivals, key=_accuracy)
+    return (
+        f"{names.model_name(best.student)}, fine-tuned on the {names.plural(best.labelled, 'label')} alone, was right "
+        f"more often than any distilled student ({names.percent(_accuracy(best))} % against "
+        f"{names.percent(_accuracy(distilled))} %): {folder / 'students' / best.id}. The report has the intervals."
+    )
+
+
+def _trained(results: Results, folder: Path, method: str) -> list[Cell]:
+    """The cells of a method whose students are there, controls left out."""
+    return [
         cell
         for cell in results.cells
-        if cell.method == "context_distillation" and cell.control is None and cell.failed is None
+        if cell.method == method
+        and cell.control is None
+        and cell.failed is None
+        and (folder / "students" / cell.id).is_dir()
     ]
-    there = [cell for cell in distilled if (folder / "students" / cell.id).is_dir()]
-    best = max(there, key=_accuracy, default=None)
-    return folder / "students" / best.id if best else None
 
 
 def _accuracy(cell: Cell) -> float:

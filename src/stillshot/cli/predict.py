@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stillshot.cli.answers import PREDICTION, PROBABILITIES, TABLE_SUFFIXES, answer_sink
+from stillshot.cli.answers import PREDICTION, PROBABILITIES, TABLE_SUFFIXES, answer_sink, check_output
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
 from stillshot.errors import DataError
@@ -32,7 +32,7 @@ def predict(
         Path,
         typer.Argument(
             metavar="MODEL_DIR",
-            help="A student or an export: a folder under a run's students/, a run with one distilled student, or what `export` wrote.",
+            help="A student or an export: a folder under a run's students/, a run, which stands for its best distilled student, or what `export` wrote.",
         ),
     ],
     file: Annotated[
@@ -60,14 +60,15 @@ def predict(
     Example:
       stillshot predict runs/first/students/CELL queries.jsonl -o answers.jsonl
     """
-    rows = _rows(file)
+    check_output(output)
+    rows, folder = _rows(file), find_student(model)
     with progress(after_seconds=QUIET_SECONDS) as report:
         report("predict", "loading the student", 0, 0)
         from stillshot.deploy.predictor import load_predictor
         from stillshot.evaluate.runner import quiet_libraries
 
         quiet_libraries()
-        student = load_predictor(find_student(model))
+        student = load_predictor(folder)
         done = 0
         with answer_sink(output) as sink:
             while chunk := list(itertools.islice(rows, CHUNK_LINES)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 import typer
 
 from stillshot.cli.arguments import AsJson, Overrides, RecipePath, RunPath, echo_json, read_recipe, run_folder
-from stillshot.cli.outcome import best_student, show_results
+from stillshot.cli.outcome import best_student, better_finetuned, show_results
 from stillshot.cli.progress import progress
 
 
@@ -30,6 +31,7 @@ def run(
         report("check", "reading data and prompts", 0, 0)
         from stillshot import pipeline
         from stillshot.evaluate.runner import quiet_libraries
+        from stillshot.tasks import load_task
 
         quiet_libraries()
         results = pipeline.run(asked, folder, report)
@@ -50,7 +52,10 @@ def run(
         show_results(results, sys.stdout)
         typer.echo(f"Report: {page}")
         if student:
-            typer.echo(f"Use it: stillshot predict {shlex.quote(str(student))}")
+            if better := better_finetuned(results, folder, student):
+                typer.echo(f"Note: {better}")
+            query = shlex.quote(json.dumps(dict.fromkeys(load_task(asked.task).fields, "...")))
+            typer.echo(f"Use it: echo {query} | stillshot predict {shlex.quote(str(student))}")
     end_with_failures(failed, len(results.cells))
 
 

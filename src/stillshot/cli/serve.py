@@ -23,7 +23,7 @@ def serve(
         list[Path],
         typer.Argument(
             metavar="DIR...",
-            help="Students: folders under a run's students/, or runs with one distilled student. "
+            help="Students: folders under a run's students/, runs, which stand for their best distilled ones, or exports. "
             "The first answers requests that name none.",
         ),
     ],

@@ -1,12 +1,13 @@
-"""Which student a path means: the one it leads to, or the only one of a run."""
+"""Which student a path means: the one it leads to, or the best one of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
-from stillshot.errors import ModelError
+from stillshot.errors import ModelError, StillshotError
 
 MOST_LISTED = 12
 DISTILLED = "context_distillation-"  # how the folders of distilled students begin
@@ -15,8 +16,8 @@ DISTILLED = "context_distillation-"  # how the folders of distilled students beg
 def find_student(path: Path) -> Path:
     """The folder of the student that a path means.
 
-    A run folder, or its ``students/``, stands for its distilled student where it has exactly one; which
-    one that is, is told on stderr.
+    A run folder, or its ``students/``, stands for its distilled student, of several for the best by the run's results;
+    which one that is, is told on stderr.
 
     Raises:
         ModelError: The path leads to no student; those near it are listed.
@@ -25,11 +26,12 @@ def find_student(path: Path) -> Path:
         return path
     own = _students_in(path, "*" if path.name == "students" else "students/*")
     distilled = [folder for folder in own if folder.name.startswith(DISTILLED)]
-    if len(distilled) == 1:
-        typer.echo(f"Using {distilled[0]}, the only distilled student there.", err=True)
-        return distilled[0]
+    if chosen := _chosen(path.parent if path.name == "students" else path, distilled):
+        return chosen
     near = own or _near(path)
     found = "holds no student itself" if path.exists() else "does not exist"
+    if distilled:
+        found = f"holds {len(distilled)} distilled students and no results that tell which is best"
     if not near:
         raise ModelError(
             f"{path} {found}. Give a folder under a run's students/; `stillshot run` makes them."
@@ -42,8 +44,26 @@ def find_student(path: Path) -> Path:
     )
 
 
+def _chosen(run: Path, distilled: Sequence[Path]) -> Path | None:
+    """The only distilled student of a run, or the best; said on stderr."""
+    if len(distilled) <= 1:
+        chosen, why = next(iter(distilled), None), "the only distilled student there"
+    else:
+        from stillshot.cli.outcome import best_student
+        from stillshot.report.folder import read_results
+
+        try:
+            chosen = best_student(read_results(run), run)
+        except StillshotError:  # the run is not finished, or its records are damaged
+            return None
+        why = f"the best of {len(distilled)} distilled students there"
+    if chosen:
+        typer.echo(f"Using {chosen}, {why}.", err=True)
+    return chosen
+
+
 def _is_student(folder: Path) -> bool:
-    from stillshot.student.saved import SIDECAR
+    from stillshot.student.sidecar import SIDECAR
 
     return (folder / SIDECAR).is_file()
 

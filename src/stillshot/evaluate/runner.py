@@ -11,6 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
@@ -108,8 +109,10 @@ def _child(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, .
 
 def quiet_libraries() -> None:
     """Leave progress and warnings of the libraries out: Stillshot shows its own progress."""
+    from transformers import modeling_gguf_pytorch_utils as gguf_reading
     from transformers.utils import logging
 
+    gguf_reading.tqdm = partial(gguf_reading.tqdm, disable=True)  # type: ignore[attr-defined]  # bars of its own
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from stillshot.models import load
 from stillshot.models.output import output_logits, span_log_probabilities
 from stillshot.models.resolve import ResolvedModel
 from stillshot.prompt.verbalizer import Verbalizer
-
-HeadName = Literal["label", "channel", "language_model"]
+from stillshot.student.sidecar import HeadName
 
 
 def resolve_head(section: StudentSection, config: Any) -> HeadName:

@@ -20,13 +20,12 @@ from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import PromptWriter
 from stillshot.student.features import ChannelFeaturizer, DecoderFeaturizer, EncoderFeaturizer, Featurizer
 from stillshot.student.heads import (
-    HeadName,
     build_label_model,
     next_tokens,
     resolve_head,
     with_language_model_head,
 )
-from stillshot.student.sidecar import SIDECAR, Exported, Sidecar
+from stillshot.student.sidecar import SIDECAR, Exported, HeadName, Sidecar
 from stillshot.student.tuning import apply_tuning
 from stillshot.types import Context, Dtype, Example, Prediction
 

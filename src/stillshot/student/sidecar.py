@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from stillshot.config import Prompt, Source, Sources, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.errors import ModelError
-from stillshot.student.heads import HeadName
 
 SIDECAR = "stillshot.json"
+HeadName = Literal["label", "channel", "language_model"]
 FORMAT = 1
 _HEAD: TypeAdapter[HeadName] = TypeAdapter(HeadName)
 

@@ -54,8 +54,8 @@ def create_app(
     app = FastAPI(
         title="Stillshot", version=version("stillshot"), lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    counts = {len(student.task.fields) for student in students}
-    forms = predict_request(counts, service.limits.inputs), classify_request(counts, service.limits.inputs)
+    fields = {tuple(student.task.fields) for student in students}
+    forms = predict_request(fields, service.limits.inputs), classify_request(fields, service.limits.inputs)
     app.include_router(answering_routes(service, *forms))
     app.include_router(state_routes(service))
     app.include_router(page_routes(service))

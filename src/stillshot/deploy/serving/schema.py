@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model
@@ -66,25 +66,41 @@ class ClassifyBase(Asked):
         return [[text] if isinstance(text, str) else text for text in self.input]
 
 
-def predict_request(field_counts: Collection[int], inputs: int) -> type[PredictBase]:
-    """The class of requests to ``/predict``, for tasks with so many fields and at most ``inputs`` inputs."""
-    sequences = [_sequence(count) for count in sorted(field_counts)]
-    forms = [*([str] if 1 in field_counts else []), *sequences, _batch(_either(sequences), inputs)]
-    shown = [_shown(count) for count in sorted(field_counts)]
-    said = [*(["a text"] if 1 in field_counts else []), *shown, f"a batch [{' | '.join(shown)}, ...]"]
+def predict_request(fields: Collection[Sequence[str]], inputs: int) -> type[PredictBase]:
+    """The class of requests to ``/predict``, for tasks with these fields and at most ``inputs`` inputs."""
+    shown = _shown(fields)
+    sequences = [_sequence(count) for count in shown]
+    forms = [*([str] if 1 in shown else []), *sequences, _batch(_either(sequences), inputs)]
+    said = [
+        *(["a text"] if 1 in shown else []),
+        *shown.values(),
+        f"a batch [{' | '.join(shown.values())}, ...]",
+    ]
     field = Field(description=f"One of: {'; '.join(said)}. At most {inputs} inputs.")
     return create_model("PredictRequest", __base__=PredictBase, inputs=(_either(forms), field))
 
 
-def classify_request(field_counts: Collection[int], inputs: int) -> type[ClassifyBase]:
+def classify_request(fields: Collection[Sequence[str]], inputs: int) -> type[ClassifyBase]:
     """The class of requests to ``/classify``: a text, a list of texts, or for several fields a list of lists."""
-    forms: list[Any] = [str, _batch(str, inputs)] if 1 in field_counts else []
-    said = ["a text", "a list of texts"] if 1 in field_counts else []
-    for count in sorted(set(field_counts) - {1}):
+    shown = _shown(fields)
+    forms: list[Any] = [str, _batch(str, inputs)] if 1 in shown else []
+    said = ["a text", "a list of texts"] if 1 in shown else []
+    for count in shown.keys() - {1}:
         forms.append(_batch(_sequence(count), inputs))
-        said.append(f"a list of {_shown(count)}")
+        said.append(f"a list of {shown[count]}")
     field = Field(description=f"One of: {'; '.join(said)}. At most {inputs} inputs.")
     return create_model("ClassifyRequest", __base__=ClassifyBase, input=(_either(forms), field))
+
+
+def _shown(fields: Collection[Sequence[str]]) -> dict[int, str]:
+    """By the number of an input's texts, in order: the list of them, by name where all tasks with so many agree."""
+    named: dict[int, str] = {}
+    for names in sorted(fields, key=len):
+        count, own = len(names), f"[{', '.join(names)}]"
+        named[count] = (
+            own if count > 1 and named.get(count, own) == own else f"[{', '.join(['text'] * count)}]"
+        )
+    return named
 
 
 def _sequence(count: int) -> Any:
@@ -97,10 +113,6 @@ def _batch(item: Any, inputs: int) -> Any:
 
 def _either(forms: Iterable[Any]) -> Any:
     return functools.reduce(operator.or_, forms)
-
-
-def _shown(count: int) -> str:
-    return f"[{', '.join(['text'] * count)}]"
 
 
 # Answers -----------------------------------------------------------------------------------------
