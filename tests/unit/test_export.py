@@ -307,7 +307,16 @@ def test_an_export_that_agrees_too_little_is_kept_and_told(
     (made,) = json.loads(result.stdout)["exports"]
     assert (made["queries"], made["agreement"], made["accepted"]) == (24, 0.875, False)
     assert made["largest_difference"] > 0.01
-    assert "87.5 % of the held-out queries, and 99 % were asked for. It is kept in" in result.stderr
+    turned = f"the student's likeliest label led by at most {100 * made['largest_turned']:.1f} points. It is kept in"
+    assert (
+        f"87.5 % of the held-out queries, and 99 % were asked for. Where they differ, {turned}"
+        in result.stderr
+    )
+    answers = Student.load(Path("student")).predict_proba(
+        [json.loads(line) for line in Path("queries.jsonl").read_text().splitlines()]
+    )
+    leads = [abs(row[0] - row[1]) for row in answers[:3]]  # the first three are turned
+    assert made["largest_turned"] == pytest.approx(max(leads), abs=1e-4)
     assert (Path(made["folder"]) / "model.safetensors").is_file()
     assert "the same answer to 87.5 %" in (Path(made["folder"]) / "README.md").read_text().replace("\n", " ")
     advised = result.stderr.split("--min-agreement ")[1].split()[0].rstrip(".")

@@ -126,6 +126,7 @@ def _show(student: Path, done: Sequence[Export], pushed: str | None, *, as_json:
                         "queries": made.agreement.queries,
                         "agreement": made.agreement.share,
                         "largest_difference": made.agreement.largest_difference,
+                        "largest_turned": made.agreement.largest_turned,
                         "accepted": made.accepted,
                     }
                     for made in done
@@ -151,6 +152,7 @@ def _refusal(made: Export) -> str:
     share = made.agreement.share
     return (
         f"The export to {made.kind} gives the student's answer to {100 * share:.1f} % of the held-out queries, and "
-        f"{100 * made.floor:g} % were asked for. It is kept in {made.folder}; to accept such an export, give "
+        f"{100 * made.floor:g} % were asked for. Where they differ, the student's likeliest label led by at most "
+        f"{100 * made.agreement.largest_turned:.1f} points. It is kept in {made.folder}; to accept such an export, give "
         f"--min-agreement {int(share * 1000) / 1000}."
     )
