@@ -18,7 +18,8 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-Open = Callable[..., Any]
+Open = Callable[..., Any]  # the page at an address
+TakePicture = Callable[[Any, str], None]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def _is_fault(message: Any) -> bool:
 
 
 @pytest.fixture
-def take_picture(pytestconfig: pytest.Config) -> Callable[[Any, str], None]:
+def take_picture(pytestconfig: pytest.Config) -> TakePicture:
     """``take_picture(page, name)`` writes docs/images/NAME.png where the option asks for it."""
 
     def take(page: Any, name: str) -> None:

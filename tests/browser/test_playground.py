@@ -33,7 +33,9 @@ REAL_MODELS = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[ServerProcess]:
+def server(
+    browser: Any, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[ServerProcess]:
     """A student in a run with its teacher and a report."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
     name = label_and_train(run, **(REAL_MODELS if pytestconfig.getoption("--update-golden") else {}))

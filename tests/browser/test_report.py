@@ -8,22 +8,28 @@ from typing import Any
 
 import pytest
 
+from stillshot.config_files import load_recipe
 from stillshot.report.folder import read_results
+from stillshot.report.lines import ordered_lines
+from stillshot.report.names import METHODS
 
-DEMO = Path(__file__).parents[2] / "results/demo"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "results/demo"
 REPORT = (DEMO / "report.html").as_uri()
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
-def test_the_report_shows_every_method(
+def test_the_report_shows_what_every_method_reached(
     open_page: Callable[..., Any], take_picture: Callable[[Any, str], None]
 ) -> None:
     page = open_page(REPORT, viewport={"width": 960, "height": 1240})
     results = read_results(DEMO)
-    shown = page.locator("table").first.inner_text()
-    for line in results.summary:
+    rows = [row.inner_text() for row in page.locator("table").first.locator("tbody tr").all()]
+    assert len(rows) == len(results.summary)
+    for row, line in zip(rows, ordered_lines(results), strict=True):
+        assert row.strip().startswith(METHODS[line.method])
         for accuracy in (*line.in_domain.values(), *line.out_of_domain.values()):
-            assert f"{100 * accuracy.mean:.1f}" in shown
+            assert f"{100 * accuracy.mean:.1f}" in row
     take_picture(page, "demo-report")
 
 
@@ -36,3 +42,8 @@ def test_the_report_fits_a_phone(open_page: Callable[..., Any], scheme: str) -> 
         for name in ("backgroundColor", "color")
     )
     assert (sum(paper) > sum(ink)) == (scheme == "light")
+
+
+def test_the_published_demo_is_that_of_the_recipe() -> None:
+    published, shipped = (load_recipe(path) for path in (DEMO / "recipe.yaml", ROOT / "recipes/demo.yaml"))
+    assert published == shipped

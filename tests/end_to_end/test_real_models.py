@@ -53,7 +53,7 @@ def test_the_demo_recipe_end_to_end(bundled_teacher: str, bundled_encoder: str, 
         "budgets.0.labelled=4",
         "budgets.0.num_shots=4",
     ]
-    arguments = [part for value in [*small, "students.0.distill={epochs: 2}"] for part in ("--set", value)]
+    arguments = [part for value in [*small, "students.1.distill={epochs: 2}"] for part in ("--set", value)]
     done = CliRunner().invoke(
         app, ["run", str(ROOT / "recipes/demo.yaml"), "-o", str(tmp_path / "run"), *arguments]
     )
@@ -66,9 +66,9 @@ def test_the_demo_recipe_end_to_end(bundled_teacher: str, bundled_encoder: str, 
         assert set(cell.splits) == {"nli-sample", "hans-style"}
         assert all(split.n == 30 for split in cell.splits.values())
     assert (tmp_path / "run/report.html").is_file()
-    student = next((tmp_path / "run/students").glob("context_distillation*/stillshot.json")).parent
     query = json.dumps({"premise": "A man is asleep.", "hypothesis": "A man is awake."})
-    predicted = CliRunner().invoke(app, ["predict", str(student)], input=query + "\n")
+    predicted = CliRunner().invoke(app, ["predict", str(tmp_path / "run")], input=query + "\n")
+    assert "the best of 2 distilled students there" in predicted.stderr
     assert json.loads(predicted.stdout)["prediction"] in results.labels
 
 

@@ -226,9 +226,12 @@ def test_predict_lists_the_students_near_a_path_that_is_none(student_folder: Pat
         (folder / "stillshot.json").touch()
     Path("runs/x/students/.half.tmp").mkdir()
     listed = "".join(f"\n  {Path('runs/x/students', name)}" for name in names)
+    records = Path("runs/x/results.json")
+    missing = f"holds 2 distilled students, and which is best is not known. There is no file {records}. Run "
+    missing += f"`stillshot run RECIPE -o {Path('runs/x')}` first: it writes this file"
     for path, found in {
-        "runs/x": "holds 2 distilled students and no results that tell which is best",
-        "runs/x/students": "holds 2 distilled students and no results that tell which is best",
+        "runs/x": missing,
+        "runs/x/students": missing,
         "runs": "holds no student itself",
         "runs/x/students/context": "does not exist",
         "runs/y/students/context_distillation-a-s0": "does not exist",
@@ -340,6 +343,16 @@ def test_a_run_of_several_students_stands_for_its_best(tiny_recipe: Path) -> Non
         assert f"Using {best}, the best of 3 distilled students there." in predicted.stderr
         assert predicted.stdout == call("predict", str(best), stdin='{"text": "a fine film"}\n').stdout
     assert answer["best_student"].startswith(str(best)[:-1])
+    for damage, said in {
+        json.dumps(
+            records | {"cells": [c for c in records["cells"] if c["id"] != best.name]}
+        ): f"nothing of {best.name}",
+        "{": "does not hold run records",
+    }.items():
+        Path("runs/tiny/results.json").write_text(damage)
+        message = refused("predict", "runs/tiny", stdin='{"text": "a fine film"}\n')
+        assert "holds 3 distilled students, and which is best is not known." in message
+        assert said in message
 
 
 def test_check_says_how_much_will_be_used(tiny_recipe: Path) -> None:

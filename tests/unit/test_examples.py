@@ -85,3 +85,27 @@ def test_llama_cpp_alone(lively: Lively, tmp_path: Path, head: str) -> None:
     student = save_student(tmp_path / "student", lively("llama"), head=head)
     folder = export(student, "gguf", tmp_path / "exports")
     assert_gives_the_answers("llama_cpp_gguf.py", folder, student, unknown="stillshot torch transformers")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_examples_say_what_they_need(name: str, tmp_path: Path) -> None:
+    if name == "llama_cpp_gguf.py":
+        pytest.importorskip("xllamacpp")
+    pair = {"head": "label", "labels": ["no", "yes"], "task": {"fields": ["premise", "hypothesis"]}}
+    (tmp_path / "stillshot.json").write_text(json.dumps(pair), encoding="utf-8")
+    (tmp_path / "adapter_config.json").touch()
+    for arguments, said in (
+        ((), f"python examples/{name} "),
+        (
+            (str(tmp_path), "a film"),
+            f"{tmp_path} answers to premise, hypothesis together; this is for one text.",
+        ),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(EXAMPLES / name), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr

@@ -19,8 +19,9 @@ from doubles import PAIRS, SENTIMENT
 from saved_students import save_student
 from serving_doubles import UNREADABLE, StubPredictor, chance, label_and_train, save_tiny, served
 
-from stillshot.deploy.serving.batching import Batcher
+from stillshot.deploy.serving.batching import Answer, Batcher
 from stillshot.deploy.serving.limits import Limits
+from stillshot.deploy.serving.refusals import Refusal
 from stillshot.deploy.serving.server import address_of, bind
 from stillshot.deploy.serving.students import ServedStudent, load_students
 from stillshot.deploy.serving.teacher import RunTeacher
@@ -449,7 +450,8 @@ async def test_an_answer_does_not_wait_for_the_rest_of_its_batch() -> None:
 
     stub, long, short = Stopping(), "x" * 60, "xy"
     rows, observed = [long, short], []
-    batcher = batcher_of(stub, Limits(), observed=lambda rows, *_: observed.append(rows))
+    # No pass takes texts of both lengths.
+    batcher = batcher_of(stub, Limits(batch_tokens=124), observed=lambda rows, *_: observed.append(rows))
     asked = [asyncio.create_task(batcher.ask([Example({"text": text})])) for text in rows]
     both = asyncio.create_task(batcher.ask([Example({"text": text}) for text in rows]))
     await until(lambda: batcher.waiting_rows == 4)
@@ -465,6 +467,28 @@ async def test_an_answer_does_not_wait_for_the_rest_of_its_batch() -> None:
     assert stub.batches == [2, 2]
     assert [row[0] for answer in answers for row in answer.probabilities] == chances(rows + rows)
     assert first.inference_seconds < answers[1].inference_seconds
+
+
+@in_loop
+async def test_what_was_answered_before_a_batch_failed_is_answered_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stub, rows = StubPredictor(), ["x" * 60, "broken"]
+    observed: list[tuple[int, int]] = []
+    batcher = batcher_of(
+        stub, Limits(batch_tokens=64), observed=lambda rows, tokens, _: observed.append((rows, tokens))
+    )
+    asked = [asyncio.create_task(batcher.ask([Example({"text": text})])) for text in rows]
+    await until(lambda: batcher.waiting_rows == 2)
+    batcher.start()
+    answer, refusal = await asyncio.gather(*asked, return_exceptions=True)
+    await batcher.stop()
+    assert isinstance(answer, Answer)
+    assert [row[0] for row in answer.probabilities] == chances(rows[:1])
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 424
+    assert observed == [(1, 60)]
+    assert "A batch failed; 1 of its 2 requests are refused." in caplog.text
 
 
 @in_loop

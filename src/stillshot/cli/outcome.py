@@ -101,7 +101,7 @@ def _model(line: SummaryLine) -> Any:
 
 def best_student(results: Results, folder: Path) -> Path | None:
     """The folder of the distilled student with the highest accuracy, in-domain where that was measured."""
-    best = max(_trained(results, folder, "context_distillation"), key=_accuracy, default=None)
+    best = max(_trained(results, folder, "context_distillation"), key=accuracy, default=None)
     return folder / "students" / best.id if best else None
 
 
@@ -111,17 +111,18 @@ def better_finetuned(results: Results, folder: Path, student: Path) -> str | Non
     rivals = [
         cell
         for cell in _trained(results, folder, "pattern_finetune")
-        if cell.labelled == distilled.labelled and _accuracy(cell) > _accuracy(distilled)
+        if (cell.labelled, cell.seed) == (distilled.labelled, distilled.seed)
+        and accuracy(cell) > accuracy(distilled)
     ]
     if not rivals:
         return None
     from stillshot.report import names
 
-    best = max(rivals, key=_accuracy)
+    best = max(rivals, key=accuracy)
     return (
-        f"{names.model_name(best.student)}, fine-tuned on the {names.plural(best.labelled, 'label')} alone, was right "
-        f"more often than any distilled student ({names.percent(_accuracy(best))} % against "
-        f"{names.percent(_accuracy(distilled))} %): {folder / 'students' / best.id}. The report has the intervals."
+        f"{names.model_name(best.student)}, fine-tuned on the same {names.plural(best.labelled, 'label')} alone, was right "
+        f"more often than the best distilled student ({names.percent(accuracy(best))} % against "
+        f"{names.percent(accuracy(distilled))} %): {folder / 'students' / best.id}. The report has the intervals."
     )
 
 
@@ -137,6 +138,7 @@ def _trained(results: Results, folder: Path, method: str) -> list[Cell]:
     ]
 
 
-def _accuracy(cell: Cell) -> float:
+def accuracy(cell: Cell) -> float:
+    """The mean over evaluation sets, in-domain where that was measured."""
     found = cell.in_domain or cell.out_of_domain
     return fmean(split.accuracy for split in found.values()) if found else 0.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from stillshot.errors import ModelError, StillshotError
+from stillshot.errors import ModelError, RunFolderError
 
 MOST_LISTED = 12
 DISTILLED = "context_distillation-"  # how the folders of distilled students begin
@@ -26,12 +26,16 @@ def find_student(path: Path) -> Path:
         return path
     own = _students_in(path, "*" if path.name == "students" else "students/*")
     distilled = [folder for folder in own if folder.name.startswith(DISTILLED)]
-    if chosen := _chosen(path.parent if path.name == "students" else path, distilled):
-        return chosen
-    near = own or _near(path)
     found = "holds no student itself" if path.exists() else "does not exist"
     if distilled:
-        found = f"holds {len(distilled)} distilled students and no results that tell which is best"
+        try:
+            chosen, why = _best(path.parent if path.name == "students" else path, distilled)
+        except RunFolderError as error:
+            found = f"holds {len(distilled)} distilled students, and which is best is not known. {error}"
+        else:
+            typer.echo(f"Using {chosen}, {why}.", err=True)
+            return chosen
+    near = own or _near(path)
     if not near:
         raise ModelError(
             f"{path} {found}. Give a folder under a run's students/; `stillshot run` makes them."
@@ -40,26 +44,27 @@ def find_student(path: Path) -> Path:
     if len(near) > MOST_LISTED:
         listed.append(f"  and {len(near) - MOST_LISTED} more")
     raise ModelError(
-        "\n".join([f"{path} {found}. Give the folder of a student, e.g. one of these:", *listed])
+        "\n".join([f"{path} {found.rstrip('.')}. Give the folder of a student, e.g. one of these:", *listed])
     )
 
 
-def _chosen(run: Path, distilled: Sequence[Path]) -> Path | None:
-    """The only distilled student of a run, or the best; said on stderr."""
-    if len(distilled) <= 1:
-        chosen, why = next(iter(distilled), None), "the only distilled student there"
-    else:
-        from stillshot.cli.outcome import best_student
-        from stillshot.report.folder import read_results
+def _best(run: Path, distilled: Sequence[Path]) -> tuple[Path, str]:
+    """The best of a run's distilled students, and why it is chosen.
 
-        try:
-            chosen = best_student(read_results(run), run)
-        except StillshotError:  # the run is not finished, or its records are damaged
-            return None
-        why = f"the best of {len(distilled)} distilled students there"
-    if chosen:
-        typer.echo(f"Using {chosen}, {why}.", err=True)
-    return chosen
+    Raises:
+        RunFolderError: There are several, and the run has no results, or not of all of them.
+    """
+    if len(distilled) == 1:
+        return distilled[0], "the only distilled student there"
+    from stillshot.cli.outcome import accuracy
+    from stillshot.report.folder import read_results
+
+    finished = {cell.id: cell for cell in read_results(run).cells if cell.failed is None}
+    missing = [folder.name for folder in distilled if folder.name not in finished]
+    if missing:
+        raise RunFolderError(f"{run / 'results.json'} has nothing of {missing[0]}.")
+    best = max(distilled, key=lambda folder: accuracy(finished[folder.name]))
+    return best, f"the best of {len(distilled)} distilled students there"
 
 
 def _is_student(folder: Path) -> bool:

@@ -109,10 +109,12 @@ def _child(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, .
 
 def quiet_libraries() -> None:
     """Leave progress and warnings of the libraries out: Stillshot shows its own progress."""
-    from transformers import modeling_gguf_pytorch_utils as gguf_reading
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
-    gguf_reading.tqdm = partial(gguf_reading.tqdm, disable=True)  # type: ignore[attr-defined]  # bars of its own
+    reading: Any = modeling_gguf_pytorch_utils  # has a bar that its own library does not switch off
+    if hasattr(reading, "tqdm"):
+        reading.tqdm = partial(reading.tqdm, disable=True)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

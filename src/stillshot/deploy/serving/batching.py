@@ -63,7 +63,7 @@ class Answer:
         probabilities: Shape ``(inputs, labels)``.
         tokens: Read of all inputs.
         queue_seconds: From its arrival to the begin of its first batch.
-        inference_seconds: From there to the end of its last.
+        inference_seconds: From there to the end of the last pass with one of them.
     """
 
     probabilities: NDArray[np.float64]
@@ -175,12 +175,17 @@ class Batcher:
                 batch = self._taken()
                 self._asked.append(batch)
             try:
-                rows, tokens, seconds = await self._pool.run(partial(self._computed, tell), batch)
+                rows, tokens, seconds, failure = await self._pool.run(partial(self._computed, tell), batch)
                 if rows:
                     self._observe(rows, tokens, seconds)
+                if failure is not None:
+                    raise failure
             except Exception:
-                logger.exception("A batch of %d requests failed.", len(batch))
-                for piece in batch:
+                unanswered = [piece for piece in batch if not piece.future.done()]
+                logger.exception(
+                    "A batch failed; %d of its %d requests are refused.", len(unanswered), len(batch)
+                )
+                for piece in unanswered:
                     _fail(piece, Refusal(424, "Backend", "The model failed on this batch; the log says why."))
             self._asked.remove(batch)
 
@@ -216,24 +221,28 @@ class Batcher:
             rows += len(batch[-1].examples)
         return batch
 
-    def _computed(self, tell: Tell, batch: Sequence[_Piece]) -> tuple[int, int, float]:
-        """Rows, tokens and seconds of a batch; each piece that is still wanted is told as soon as it has its answer.
+    def _computed(self, tell: Tell, batch: Sequence[_Piece]) -> tuple[int, int, float, Exception | None]:
+        """Rows and tokens that were answered, the seconds they took, and what ended the batch before its end.
 
-        Runs in one of the threads.
+        Each piece that is still wanted is told as soon as it has its answer. Runs in one of the threads.
         """
         begun = time.monotonic()
         asked = [piece for piece in batch if not piece.future.done()]
-        rows = tokens = 0
-        for outcomes in self._answers([piece.examples for piece in asked]) if asked else ():
-            told: list[tuple[_Piece, Answer | Refusal]] = []
-            for number, outcome in outcomes.items():
-                piece = asked[number]
-                if not isinstance(outcome, Refusal):
-                    rows, tokens = rows + len(piece.examples), tokens + outcome[1]
-                    outcome = Answer(*outcome, begun - piece.arrived, time.monotonic() - begun)
-                told.append((piece, outcome))
-            tell(told)
-        return rows, tokens, time.monotonic() - begun
+        rows, tokens, failure = 0, 0, None
+        try:
+            for outcomes in self._answers([piece.examples for piece in asked]) if asked else ():
+                told: list[tuple[_Piece, Answer | Refusal]] = []
+                for number, outcome in outcomes.items():
+                    piece = asked[number]
+                    if not isinstance(outcome, Refusal):
+                        rows, tokens = rows + len(piece.examples), tokens + outcome[1]
+                        outcome = Answer(*outcome, begun - piece.arrived, time.monotonic() - begun)
+                    told.append((piece, outcome))
+                if told:
+                    tell(told)
+        except Exception as error:
+            failure = error
+        return rows, tokens, time.monotonic() - begun, failure
 
     def _answers(self, pieces: Sequence[Sequence[Example]]) -> Iterator[dict[int, Outcome]]:
         """Outcomes by the pieces' positions: first of those that cannot be read, then of those that a pass ends."""

@@ -85,9 +85,10 @@ def classify_request(fields: Collection[Sequence[str]], inputs: int) -> type[Cla
     shown = _shown(fields)
     forms: list[Any] = [str, _batch(str, inputs)] if 1 in shown else []
     said = ["a text", "a list of texts"] if 1 in shown else []
-    for count in shown.keys() - {1}:
-        forms.append(_batch(_sequence(count), inputs))
-        said.append(f"a list of {shown[count]}")
+    for count, texts in shown.items():
+        if count > 1:
+            forms.append(_batch(_sequence(count), inputs))
+            said.append(f"a list of {texts}")
     field = Field(description=f"One of: {'; '.join(said)}. At most {inputs} inputs.")
     return create_model("ClassifyRequest", __base__=ClassifyBase, input=(_either(forms), field))
 
