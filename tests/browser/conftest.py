@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 IMAGES = Path(__file__).parents[2] / "docs/images"
-MOST_IMAGE_BYTES = 200_000
+MOST_IMAGE_BYTES = 350_000
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",

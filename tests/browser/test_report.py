@@ -22,7 +22,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 def test_the_report_shows_what_every_method_reached(
     open_page: Callable[..., Any], take_picture: Callable[[Any, str], None]
 ) -> None:
-    page = open_page(REPORT, viewport={"width": 960, "height": 1240})
+    page = open_page(REPORT, viewport={"width": 1200, "height": 1780})
     results = read_results(DEMO)
     rows = [row.inner_text() for row in page.locator("table").first.locator("tbody tr").all()]
     assert len(rows) == len(results.summary)
