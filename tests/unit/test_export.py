@@ -158,12 +158,16 @@ def test_int8_holds_word_embeddings_and_products_in_8_bits(lively: Lively) -> No
     assert [made.kind for made in (full, small)] == ["onnx", "onnx-int8"]
     assert small.agreement.share >= 0.9
     assert 0 < small.agreement.largest_difference < 0.2
-    weights = onnx.load(small.folder / "model.onnx").graph.initializer
+    graph = onnx.load(small.folder / "model.onnx").graph
+    weights = graph.initializer
     assert not [
         w.name for w in weights if w.data_type == onnx.TensorProto.FLOAT and np.prod(w.dims) >= 32 * 32
     ]
     eight = {tuple(w.dims) for w in weights if w.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)}
-    assert {(320, 32), (2048, 32), (32, 32), (32, 64), (64, 32)} <= eight
+    assert {(320, 32), (2048, 32), (32, 32), (32, 64)} <= eight
+    # The second product of each layer's feed-forward part, by blocks of 32 inputs.
+    assert [node.op_type for node in graph.node].count("MatMulNBits") == 2
+    assert (32, 2, 32) in eight
     sizes = [(made.folder / "model.onnx").stat().st_size for made in (full, small)]
     assert sizes[1] < sizes[0]
 

@@ -88,7 +88,8 @@ def write_int8(source: Path, target: Path, *, decoder: bool) -> None:
     nothing needs to be calibrated. Weights have a scale for each output channel and use 7 of their 8 bits: on
     processors without VNNI, sums of full 8-bit products overflow. A decoder's states have a few channels far
     larger than all others, which leave the others no digits in one range; its products have a scale for every
-    block of inputs and weights instead, and are slower.
+    block of inputs and weights instead, and are slower. So have an encoder's products that narrow, the second of each
+    feed-forward layer: what its activation function lets through is as uneven.
 
     Args:
         source: What :func:`write_onnx` has written, with its weights in the file or beside it.
@@ -97,7 +98,6 @@ def write_int8(source: Path, target: Path, *, decoder: bool) -> None:
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.onnx_model import ONNXModel
 
     products = [] if decoder else ["MatMul", "Gemm"]
     source_bytes = sum(file.stat().st_size for file in (source, *files_beside(source)))
@@ -110,11 +110,11 @@ def write_int8(source: Path, target: Path, *, decoder: bool) -> None:
             weight_type=QuantType.QInt8,
             per_channel=not decoder,
             reduce_range=not decoder,
+            nodes_to_exclude=_narrowing(source),
             # A decoder's products still have 32 bits here.
             use_external_data_format=source_bytes > LARGEST_FILE_BYTES,
         )
-        model = onnx.load(quantized)
-        written = _in_blocks(model) if decoder else ONNXModel(model)
+        written = _in_blocks(onnx.load(quantized))
         written.save_model_to_file(str(target), _weights_bytes(written.model) > LARGEST_FILE_BYTES)
 
 
@@ -133,8 +133,17 @@ def _weights_bytes(model: Any) -> int:
     return sum(math.prod(w.dims) * tensor_dtype_to_np_dtype(w.data_type).itemsize for w in weights)
 
 
+def _narrowing(file: Path) -> list[str]:
+    """The products with weights that have more inputs than outputs."""
+    import onnx
+
+    graph = onnx.load(file, load_external_data=False).graph
+    narrow = {w.name for w in graph.initializer if len(w.dims) == 2 and w.dims[0] > w.dims[1]}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and narrow & set(node.input)]
+
+
 def _in_blocks(model: Any) -> Any:
-    """The model with its matrix products quantized in blocks, weights and inputs alike."""
+    """The model with those matrix products in blocks that are not quantized yet, weights and inputs alike."""
     from onnxruntime.quantization.matmul_nbits_quantizer import (
         DefaultWeightOnlyQuantConfig,
         MatMulNBitsQuantizer,
