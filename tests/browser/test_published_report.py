@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,28 @@ from typing import Any
 import pytest
 
 from stillshot.config_files import load_recipe
+from stillshot.report import write_report
 from stillshot.report.folder import read_results
 from stillshot.report.lines import ordered_lines
 from stillshot.report.names import METHODS
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "results/demo"
-REPORT = (DEMO / "report.html").as_uri()
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the report that is made of the published records."""
+    folder = tmp_path_factory.mktemp("published") / "demo"
+    shutil.copytree(DEMO, folder)
+    return write_report(folder).as_uri()
+
+
 def test_the_report_shows_what_every_method_reached(
-    open_page: Callable[..., Any], take_picture: Callable[[Any, str], None]
+    report: str, open_page: Callable[..., Any], take_picture: Callable[[Any, str], None]
 ) -> None:
-    page = open_page(REPORT, viewport={"width": 1200, "height": 1780})
+    page = open_page(report, viewport={"width": 1200, "height": 1780})
     results = read_results(DEMO)
     rows = [row.inner_text() for row in page.locator("table").first.locator("tbody tr").all()]
     assert len(rows) == len(results.summary)
@@ -34,8 +43,8 @@ def test_the_report_shows_what_every_method_reached(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_report_fits_a_phone(open_page: Callable[..., Any], scheme: str) -> None:
-    page = open_page(REPORT, color_scheme=scheme, **PHONE)
+def test_the_report_fits_a_phone(report: str, open_page: Callable[..., Any], scheme: str) -> None:
+    page = open_page(report, color_scheme=scheme, **PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     paper, ink = (
         page.evaluate(f"getComputedStyle(document.body).{name}.match(/\\d+/g).slice(0, 3).map(Number)")
