@@ -77,7 +77,7 @@ def run_server(app: FastAPI, limits: Limits, bound: socket.socket, on_start: Cal
     )
     server = _Server(config, on_start)
     gc.collect()
-    gc.freeze()  # looking through all that was loaded would hold up every request for a third of a second
+    gc.freeze()  # looking through all that was loaded would hold up every request
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
 
