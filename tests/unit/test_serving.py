@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import wraps
@@ -16,13 +18,14 @@ import pytest
 import torch
 from cli_calls import call, refused
 from doubles import PAIRS, SENTIMENT
+from fastapi import FastAPI
 from saved_students import save_student
 from serving_doubles import UNREADABLE, StubPredictor, chance, label_and_train, save_tiny, served
 
 from stillshot.deploy.serving.batching import Answer, Batcher
 from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.refusals import Refusal
-from stillshot.deploy.serving.server import address_of, bind
+from stillshot.deploy.serving.server import address_of, bind, run_server
 from stillshot.deploy.serving.students import ServedStudent, load_students
 from stillshot.deploy.serving.teacher import RunTeacher
 from stillshot.deploy.serving.workers import Pool, Workers
@@ -601,6 +604,25 @@ async def test_who_waits_when_the_server_stops_is_told() -> None:
         await tasks[1]
     with pytest.raises(Exception, match="stopping"):
         await tasks[0]
+
+
+def test_what_is_loaded_is_frozen_while_the_server_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def state() -> tuple[int, float]:
+        return gc.get_freeze_count(), sys.getswitchinterval()
+
+    def run(self: object, sockets: Any) -> None:
+        seen.append(state())
+        raise RuntimeError("it ended")
+
+    seen: list[tuple[int, float]] = []
+    before = state()
+    monkeypatch.setattr("uvicorn.Server.run", run)
+    with pytest.raises(RuntimeError, match="it ended"):
+        run_server(FastAPI(), Limits(), bind("127.0.0.1", 0), lambda: None)
+    ((frozen, interval),) = seen
+    assert frozen > 10_000
+    assert interval < before[1]
+    assert state() == before
 
 
 def test_texts_of_unlike_length_do_not_share_a_pass() -> None:
