@@ -61,6 +61,7 @@ experiments: setup peers-accuracy
 		$(BIN)/stillshot run recipes/$$name.yaml -o runs/$$name; \
 		$(BIN)/python experiments/peers.py runs/$$name; \
 		$(BIN)/python experiments/publish.py runs/$$name; \
+		$(BIN)/python experiments/calibrated.py runs/$$name; \
 	done
 	$(BIN)/stillshot run recipes/paper-sizes.yaml -o runs/paper-sizes
 	$(BIN)/python experiments/publish.py --plan runs/paper-sizes

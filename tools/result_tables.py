@@ -3,6 +3,7 @@
 Between a comment and ``<!-- end -->`` stands what it names; a test holds pages and records together:
 
 - ``<!-- table: results/NAME -->``: all lines of a run, and its peers
+- ``<!-- calibrated: results/NAME -->``: its lines with answers as they are, and calibrated on each evaluation set
 - ``<!-- claims: results/NAME -->``: the paper's claims, judged by a run
 - ``<!-- sweep: NAME -->``: the variants of a sweep in results/sweeps/
 - ``<!-- plan: results/NAME -->``: what was planned of a run beside what it took
@@ -20,6 +21,7 @@ from typing import Any
 
 from stillshot.report import names
 from stillshot.report.folder import read_peers, read_results
+from stillshot.report.lines import evaluation_sets
 from stillshot.report.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,29 @@ _BLOCK = re.compile(r"(<!-- (\w+): ([\w/.-]+) -->\n).*?(<!-- end -->)", flags=re
 def run_table(name: str) -> str:
     """All lines of a run."""
     return markdown_table(read_results(ROOT / name), read_peers(ROOT / name))
+
+
+def calibrated(name: str) -> str:
+    """The run's lines on each evaluation set, with answers as they are and calibrated there."""
+    results = read_results(ROOT / name)
+    record = json.loads((ROOT / name / "calibrated.json").read_text(encoding="utf-8"))
+    fair = {line["key"]: line["splits"] for line in record["lines"]}
+    sets, named = evaluation_sets(results), names.line_names(results.summary)
+    rows = [
+        [
+            named[line.key],
+            *(
+                shown
+                for split, inside in sets
+                for shown in (
+                    _accuracy((line.in_domain if inside else line.out_of_domain)[split].model_dump()),
+                    _accuracy(fair[line.key][split]),
+                )
+            ),
+        ]
+        for line in results.summary
+    ]
+    return _table(["Method", *(f"{split}{what}" for split, _ in sets for what in ("", ", calibrated"))], rows)
 
 
 def claims(name: str) -> str:
@@ -71,10 +96,13 @@ def _accuracies(line: dict[str, Any] | None) -> str:
     splits = {**line["in_domain"], **line["out_of_domain"]}
     parts = []
     for split, found in splits.items():
-        low, high = found["ci95"]
-        value = f"{100 * found['mean']:.1f} [{100 * low:.1f} to {100 * high:.1f}]"
-        parts.append(f"{split} {value}" if len(splits) > 1 else value)
+        parts.append(f"{split} {_accuracy(found)}" if len(splits) > 1 else _accuracy(found))
     return "; ".join(parts)
+
+
+def _accuracy(found: dict[str, Any]) -> str:
+    low, high = found["ci95"]
+    return f"{100 * found['mean']:.1f} [{100 * low:.1f} to {100 * high:.1f}]"
 
 
 def planned(name: str) -> str:
@@ -105,6 +133,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 KINDS: dict[str, Callable[[str], str]] = {
     "table": run_table,
+    "calibrated": calibrated,
     "claims": claims,
     "sweep": sweep,
     "plan": planned,

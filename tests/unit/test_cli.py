@@ -185,6 +185,35 @@ def test_predict_reads_texts_alone_from_stdin_and_tables(student_folder: Path) -
         assert f"note: {name} holds no queries, so nothing was answered." in result.stderr
 
 
+def test_predict_divides_out_a_bias_over_all_queries_together(
+    student_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillshot.cli.predict.CHUNK_LINES", 7)
+    write_jsonl(
+        Path("in.jsonl"), [{"id": i, "text": row["text"] * (i % 5 + 1)} for i, row in enumerate(reviews(20))]
+    )
+
+    def answers(*options: str) -> tuple[list[dict[str, Any]], str]:
+        result = call("predict", str(student_folder), "in.jsonl", *options)
+        return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
+
+    (plain, _), (fair, note) = answers(), answers("--calibrate")
+    assert [row["id"] for row in fair] == list(range(20))
+    bias = {
+        label: sum(row["probabilities"][label] for row in plain) / 20 for label in ("very-bad", "very_good")
+    }
+    for before, after in zip(plain, fair, strict=True):
+        shares = {label: before["probabilities"][label] / bias[label] for label in bias}
+        expected = {label: share / sum(shares.values()) for label, share in shares.items()}
+        assert after["probabilities"] == pytest.approx(expected, abs=1e-4)
+        assert after["prediction"] == max(after["probabilities"], key=after["probabilities"].get)
+    assert len({row["prediction"] for row in plain}) == 1  # as the untrained student would have it
+    assert len({row["prediction"] for row in fair}) == 2
+    assert "in.jsonl holds 20, too few to tell a bias from chance." in note
+    write_jsonl(Path("in.jsonl"), [])
+    assert answers("--calibrate")[0] == []
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

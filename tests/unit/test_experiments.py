@@ -14,6 +14,7 @@ import yaml
 from experiment_modules import ROOT, load
 
 from stillshot.errors import RecipeError, RunFolderError
+from stillshot.evaluate.assemble import answers
 from stillshot.report.folder import read_results
 from stillshot.types import Example
 
@@ -21,6 +22,7 @@ WORDS = {"good": "a bright and warm film", "bad": "a dull and cold film"}
 
 
 sweeps, publishing, overlapping = load("sweeps"), load("publish"), load("overlapping")
+calibrating = load("calibrated")
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +186,51 @@ def test_a_plan_stands_beside_what_was_taken(
         "| In-context learning",
         "| Context distillation",
     ]
+
+
+def test_answers_are_calibrated_on_each_evaluation_set_alone() -> None:
+    rows = [
+        {"split": split, "gold": gold, "probabilities": {"good": good, "bad": 1 - good}}
+        for split, gold, good in [
+            ("films", "good", 0.9),
+            ("films", "bad", 0.6),
+            ("books", "bad", 0.4),
+            ("books", "good", 0.45),
+            ("books", "bad", 0.1),
+        ]
+    ]
+    plain, fair = answers(rows), calibrating.calibrated_answers(rows)
+    assert plain["films"][0] == ["good", "good"]
+    assert fair["films"][0] == ["good", "bad"]
+    assert fair["films"][1].tolist() == [1, 1]
+    assert fair["books"][0] == ["good", "good", "bad"]  # 0.4 is above their mean
+    assert rows[1]["probabilities"] == {"good": 0.6, "bad": 0.4}
+
+
+def test_calibrated_lines_stand_beside_what_was_published(
+    swept: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = swept[0] / "temperature/1"
+    record = calibrating.calibrated(run)
+    results = read_results(run)
+    assert [line["key"] for line in record["lines"]] == [line.key for line in results.summary]
+    distilled = next(line for line in results.summary if line.method == "context_distillation")
+    against_itself = record["comparisons"][-1]
+    assert (against_itself["a"], against_itself["b"]) == (distilled.key, f"{distilled.key}, as it is")
+    fair = next(line for line in record["lines"] if line["key"] == distilled.key)["splits"]["films"]["mean"]
+    assert against_itself["difference"] == pytest.approx(fair - distilled.in_domain["films"].mean)
+    assert len(record["comparisons"]) == len(results.comparisons) + 1
+    published = shutil.copytree(run, tmp_path / "results/films")
+    (published / "calibrated.json").write_text(json.dumps(record))
+    tools = runpy.run_path(str(ROOT / "tools" / "result_tables.py"))
+    monkeypatch.setitem(tools["calibrated"].__globals__, "ROOT", tmp_path)
+    header, _, *rows = tools["calibrated"]("results/films").splitlines()
+    assert header == "| Method | films | films, calibrated |"
+    assert f" {100 * fair:.1f} [" in rows[-1]
+    assert len(rows) == len(results.summary)
+    shutil.rmtree(published / "cells")
+    with pytest.raises(RunFolderError, match=r"no file .*predictions.jsonl"):
+        calibrating.calibrated(published)
 
 
 @pytest.mark.parametrize(

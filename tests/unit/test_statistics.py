@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from report_fixtures import cell
 
 from stillshot.config import Budget, Prompt
-from stillshot.evaluate.assemble import _comparable, _comparisons, _lines, _summary
+from stillshot.evaluate.assemble import _comparable, _comparisons, _summary, cells_by_line
 from stillshot.evaluate.metrics import (
     expected_calibration_error,
     measure,
@@ -358,7 +358,7 @@ def test_comparisons_hold_every_pair_and_one_correction_for_all() -> None:
         one.id: {split: ([], (rng.random(200) < right[one.method]).astype(float)) for split in one.splits}
         for one in cells
     }
-    made = _comparisons(_lines(cells), found, samples=100)
+    made = _comparisons(cells_by_line(cells), found, samples=100)
     keys = list(names)
     assert {(one.a, one.b, one.split) for one in made} == {
         (keys[-1], other, split) for other in keys[:-1] for split in ("snli", "hans")

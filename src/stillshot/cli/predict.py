@@ -6,7 +6,7 @@ import gzip
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,13 +18,19 @@ from stillshot.cli.students import find_student
 from stillshot.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from stillshot.deploy.predictor import Predictor
 
 CHUNK_LINES = 1024
 QUIET_SECONDS = 2.0
+FEW_QUERIES = 50  # of which a bias is hardly seen
 
 # A row and where it was read; what is not an object was a text alone.
 Row = tuple[str, Any]
+# Some rows as objects, and the probabilities of labels for each.
+Answered = tuple[list[Mapping[str, Any]], "NDArray[np.float64]"]
 
 
 def predict(
@@ -51,6 +57,13 @@ def predict(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Queries at a time.")] = 32,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Divide out the student's bias towards some labels, as all its answers to these queries together show it. Where each label is true of about as many queries.",
+        ),
+    ] = False,
 ) -> None:
     """Answer queries with a trained student, or with an export of one.
 
@@ -71,26 +84,54 @@ def predict(
         student = load_predictor(folder)
         done = 0
         with answer_sink(output) as sink:
-            while chunk := list(itertools.islice(rows, CHUNK_LINES)):
-                sink.write(_answers(student, chunk, batch_size))
-                done += len(chunk)
-                report("predict", "answering queries", done, 0)
+            answered = _answered(student, rows, batch_size, report)
+            for objects, probabilities in _calibrated(answered) if calibrate else answered:
+                sink.write(_lines(student.task.labels, objects, probabilities))
+                done += len(objects)
+    name = "stdin" if file is None or str(file) == "-" else file
     if not done:
-        name = "stdin" if file is None or str(file) == "-" else file
         typer.echo(f"note: {name} holds no queries, so nothing was answered.", err=True)
+    elif calibrate and done < FEW_QUERIES:
+        typer.echo(
+            f"note: {name} holds {done}, too few to tell a bias from chance. Calibrate many together.",
+            err=True,
+        )
 
 
-def _answers(student: Predictor, rows: list[Row], batch_size: int) -> Iterator[dict[str, Any]]:
+def _answered(
+    student: Predictor, rows: Iterator[Row], batch_size: int, report: Callable[[str, str, int, int], None]
+) -> Iterator[Answered]:
+    """The rows with their probabilities, some at a time."""
     from stillshot.data.files import examples_in
+
+    task, done = student.task.of_queries(), 0
+    while chunk := list(itertools.islice(rows, CHUNK_LINES)):
+        objects = [(where, _object(where, row, task.fields)) for where, row in chunk]
+        examples = examples_in(objects, task, task.sources.local, labels=False)
+        yield [row for _, row in objects], student.predict_proba(examples, batch_size)
+        done += len(chunk)
+        report("predict", "answering queries", done, 0)
+
+
+def _calibrated(answered: Iterable[Answered]) -> Iterator[Answered]:
+    """All of them, when all are there."""
+    import numpy as np
+
+    from stillshot.teacher.answers import batch_calibrated
+
+    if parts := list(answered):
+        objects = [row for rows, _ in parts for row in rows]
+        yield objects, batch_calibrated(np.concatenate([probabilities for _, probabilities in parts]))
+
+
+def _lines(
+    labels: Sequence[str], rows: Sequence[Mapping[str, Any]], probabilities: NDArray[np.float64]
+) -> Iterator[dict[str, Any]]:
     from stillshot.student.saved import as_predictions
 
-    task = student.task.of_queries()
-    objects = [(where, _object(where, row, task.fields)) for where, row in rows]
-    examples = examples_in(objects, task, task.sources.local, labels=False)
-    answers = as_predictions(task.labels, student.predict_proba(examples, batch_size))
-    for (_, row), answer in zip(objects, answers, strict=True):
-        probabilities = {label: round(value, 6) for label, value in answer.probabilities.items()}
-        yield {**row, PREDICTION: answer.label, PROBABILITIES: probabilities}
+    for row, answer in zip(rows, as_predictions(labels, probabilities), strict=True):
+        found = {label: round(value, 6) for label, value in answer.probabilities.items()}
+        yield {**row, PREDICTION: answer.label, PROBABILITIES: found}
 
 
 def _object(where: str, row: Any, fields: list[str]) -> Mapping[str, Any]:

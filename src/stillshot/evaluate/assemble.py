@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def assemble(
     """
     finished = [cell for cell in cells if cell.failed is None]
     found = {cell.id: answers(folder.read_lines(folder.predictions(cell.id))) for cell in finished}
-    lines = _lines(finished)
+    lines = cells_by_line(finished)
     samples = recipe.evaluation.bootstrap_samples
     return Results(
         name=recipe.name,
@@ -66,7 +67,8 @@ def setting_of(cell_id: str) -> str:
     return found[0] if found else ""
 
 
-def _lines(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+def cells_by_line(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """The cells of each line of the summary, by its key."""
     lines: dict[str, list[Cell]] = {}
     for cell in cells:
         lines.setdefault(line_key(cell.id), []).append(cell)
@@ -166,24 +168,39 @@ _IDENTITY = frozenset(
 _CHOSEN = ("pattern", "channel", "scoring", "calibration")
 
 
-def _comparisons(lines: dict[str, list[Cell]], found: Answers, samples: int) -> list[Comparison]:
-    """Each distilled line against the other methods of its budget, which are one family for Holm's correction.
+@dataclass(frozen=True)
+class LinePair:
+    """Two lines to compare on an evaluation set, and their cells by seed."""
+
+    a: str
+    b: str
+    split: str
+    cells: tuple[tuple[Cell, Cell], ...]
+
+
+def line_pairs(lines: Mapping[str, Sequence[Cell]]) -> list[LinePair]:
+    """Each distilled line with the other methods of its budget, on each evaluation set.
 
     The others are its controls, zero-shot, in-context learning and fine-tuning of the same student.
     """
-    pairs = [
-        (key, other_key, split, paired)
+    return [
+        LinePair(key, other_key, split, paired)
         for key, members in lines.items()
         if members[0].method == "context_distillation" and members[0].control is None
         for other_key, others in lines.items()
         if _comparable(members[0], others[0]) and (paired := _paired(members, others))
         for split in members[0].splits
     ]
+
+
+def _comparisons(lines: Mapping[str, Sequence[Cell]], found: Answers, samples: int) -> list[Comparison]:
+    """All pairs of lines, as one family for Holm's correction."""
+    pairs = line_pairs(lines)
     resamples = samples_for(len(pairs), samples)
     result = []
-    for key, other_key, split, paired in pairs:
-        answers = [(found[cell.id], found[other.id]) for cell, other in paired]
-        result.append(compare(key, other_key, split, answers, resamples))
+    for pair in pairs:
+        both = [(found[cell.id], found[other.id]) for cell, other in pair.cells]
+        result.append(compare(pair.a, pair.b, pair.split, both, resamples))
     return corrected(result)
 
 
@@ -225,9 +242,9 @@ def _comparable(distilled: Cell, other: Cell) -> bool:
     return all(getattr(other, n) == getattr(distilled, n) for n in ("student", "head", "tuning"))
 
 
-def _paired(members: list[Cell], others: list[Cell]) -> list[tuple[Cell, Cell]]:
+def _paired(members: Sequence[Cell], others: Sequence[Cell]) -> tuple[tuple[Cell, Cell], ...]:
     """Cells of the same seeds; what does not depend on the seed stands beside each."""
     if others[0].method == "zero_shot":
-        return [(cell, others[0]) for cell in members]
+        return tuple((cell, others[0]) for cell in members)
     by_seed = {cell.seed: cell for cell in others}
-    return [(cell, by_seed[cell.seed]) for cell in members if cell.seed in by_seed]
+    return tuple((cell, by_seed[cell.seed]) for cell in members if cell.seed in by_seed)

@@ -53,6 +53,25 @@ def calibrate(label_scores: Scores, bias: Scores | float) -> Scores:
     return log_softmax(log_softmax(label_scores, axis=-1) - bias, axis=-1)
 
 
+def batch_calibrated(probabilities: Scores) -> Scores:
+    """A predictor's probabilities without its bias towards some labels, as seen over all of them together.
+
+    What :func:`batch_bias` takes for bias is how often labels are predicted beyond an equal share. Where they are not
+    about equally frequent in truth, that is not all bias, and is divided out all the same.
+
+    Args:
+        probabilities: Of a whole set of queries, shape ``(queries, labels)``; 0 counts as 1e-12.
+
+    Returns:
+        Same shape, rows sum to one.
+
+    >>> batch_calibrated(np.array([[0.9, 0.1], [0.6, 0.4]])).round(2).tolist()
+    [[0.75, 0.25], [0.33, 0.67]]
+    """
+    scores = np.log(np.clip(probabilities, 1e-12, None))
+    return np.exp(calibrate(scores, batch_bias(scores)))
+
+
 def ensemble(log_probabilities: Scores) -> Scores:
     """Mean distribution over contexts: shape ``(contexts, queries, labels)`` to ``(queries, labels)``, in logs."""
     return logsumexp(log_probabilities, axis=0) - np.log(log_probabilities.shape[0])
