@@ -72,6 +72,7 @@ experiments: setup peers-accuracy
 # All figures and tables of README and docs anew from the records in results/ and benchmarks/records/.
 figures: setup
 	set -e; for run in results/*/results.json; do $(BIN)/stillshot report $$(dirname $$run); done
+	$(BIN)/python tools/sweep_figures.py
 	$(BIN)/python tools/result_tables.py
 	$(BIN)/python tools/benchmark_tables.py
 

@@ -66,7 +66,7 @@ def claims(name: str) -> str:
 def sweep(name: str) -> str:
     """A row for each variant, a column for its teacher and each kind of student and number of labels."""
     record = json.loads((ROOT / "results/sweeps" / f"{name}.json").read_text(encoding="utf-8"))
-    shown = [_shown(variant["lines"]) for variant in record["variants"]]
+    shown = [shown_lines(variant["lines"]) for variant in record["variants"]]
     kinds = list(dict.fromkeys(kind for lines in shown for kind in lines))
     rows = [
         [variant["name"], *(_accuracies(lines.get(kind)) for kind in kinds)]
@@ -75,13 +75,14 @@ def sweep(name: str) -> str:
     return _table([record["question"], *kinds], rows)
 
 
-def _shown(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A variant's lines by what heads their column; the raw way to ask is every variant's."""
-    several = len({line["labelled"] for line in lines if line["method"] != "zero_shot"}) > 1
+def shown_lines(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The lines of a sweep's variant by what heads their column; the raw way to ask is every variant's."""
     found = {}
-    for line in lines:
-        if line["control"] or line["method"] == "zero_shot" or "-raw-" in line["key"]:
-            continue
+    kept = [
+        one for one in lines if not (one["control"] or one["method"] == "zero_shot" or "-raw-" in one["key"])
+    ]
+    several = len({line["labelled"] for line in kept}) > 1
+    for line in kept:
         what = "teacher" if line["method"] == "in_context" else names.method_name(line["method"]).lower()
         if line["student"] and line["method"] == "context_distillation":
             what = f"{names.model_name(line['student'])} distilled"

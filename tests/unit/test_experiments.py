@@ -131,6 +131,34 @@ def test_a_table_has_every_variant(
     assert {len(row) for row in rows} == {3}
 
 
+def test_a_sweep_over_numbers_is_drawn_in_their_order(
+    swept: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    tools = runpy.run_path(str(ROOT / "tools" / "sweep_figures.py"))
+    record = swept[1]
+    words = {
+        **record,
+        "name": "words",
+        "variants": [{**one, "name": f"{one['name']} °"} for one in record["variants"]],
+    }
+    for name, found in {"b": {**record, "variants": record["variants"][::-1]}, "words": words}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    monkeypatch.setitem(tools["main"].__globals__, "SWEEPS", tmp_path)
+    tools["main"]()
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "temperature.png",
+        "temperature.svg",
+    ]
+    figure, _ = tools["sweep_figure"](json.loads((tmp_path / "b.json").read_text()))
+    curves = {line.get_label(): line.get_xydata() for line in figure.axes[0].get_lines()}
+    assert list(curves) == ["teacher · films", "tiny-bert (random weights) distilled · films"]
+    for number, variant in zip((1, 3), record["variants"], strict=True):
+        line = next(one for one in variant["lines"] if one["method"] == "context_distillation")
+        expected = [number, 100 * line["in_domain"]["films"]["mean"]]
+        assert expected in curves["tiny-bert (random weights) distilled · films"].tolist()
+
+
 @pytest.mark.parametrize("missing", ["question", "recipe", "variants"])
 def test_a_file_that_is_no_sweep_is_told_of(missing: str, sweep_file: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(sweep_file.read_text())
