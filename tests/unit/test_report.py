@@ -18,6 +18,7 @@ from stillshot.report import markdown_table, names, tables, write_report
 from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
 from stillshot.report.examples import choose_examples
 from stillshot.report.lines import cells_of, headline, ordered_lines
+from stillshot.report.names import NOT_APPLICABLE
 from stillshot.report.narrative import tell
 
 NASTY = "<script>alert(\"1\")</script> & 'quotes' 😀 שלום $x_1$ --> \x00 \ud800"
@@ -200,6 +201,22 @@ def test_numbers_that_are_not_finite() -> None:
     shown = f"{tables.comparison_table(results)} {calibration_table(results)}".lower()
     assert "nan" not in shown
     assert "'inf'" not in shown
+
+
+def test_what_calibration_on_a_set_gives_is_told_where_records_have_it() -> None:
+    results = make_results()
+    table = calibration_table(results)
+    assert table is not None
+    assert all("calibrated" not in column.detail for column in table.columns)
+    first, *others = results.cells
+    split, found = next(iter(first.in_domain.items()))
+    newer = first.model_copy(
+        update={"in_domain": {split: found.model_copy(update={"calibrated_accuracy": 0.875})}}
+    )
+    table = calibration_table(results.model_copy(update={"cells": [newer, *others]}))
+    assert table is not None
+    (place,) = [i for i, column in enumerate(table.columns) if column.detail == "if calibrated here, %"]
+    assert sorted({row.entries[place].text for row in table.rows}) == ["87.5", NOT_APPLICABLE]
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema": 1}', "\udcff"])

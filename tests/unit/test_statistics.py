@@ -84,6 +84,18 @@ def test_a_constant_predictor_is_seen_in_the_rates() -> None:
     assert result.predicted == {"negative": 0.0, "positive": 1.0}
 
 
+def test_what_calibration_on_the_set_gives() -> None:
+    examples = [
+        Example({"text": str(i)}, label)
+        for i, label in enumerate(["negative", "positive", "positive", "negative"])
+    ]
+    leaning = np.array(
+        [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2]]
+    )  # towards negative, in the right order
+    result = measure(examples, leaning, LABELS, bootstrap_samples=100, bins=15)
+    assert (result.accuracy, result.calibrated_accuracy) == (0.5, 1.0)
+
+
 def test_labels_read_as_the_same_one_are_summed() -> None:
     three_way = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
     np.testing.assert_allclose(project(three_way, [0, 1, 1], 2), [[0.5, 0.5], [0.1, 0.9]])

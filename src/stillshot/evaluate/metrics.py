@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from stillshot.evaluate.records import GroupResult, SplitResult
 from stillshot.evaluate.statistics import accuracy_interval
+from stillshot.teacher.answers import batch_calibrated
 from stillshot.types import Example
 
 
@@ -40,6 +41,7 @@ def measure(
         macro_f1=float(f1_score(gold, predicted, labels=list(columns), average="macro", zero_division=0)),  # pyright: ignore[reportArgumentType]
         nll=negative_log_likelihood(probabilities, gold),
         ece=expected_calibration_error(probabilities, gold, bins),
+        calibrated_accuracy=float((batch_calibrated(probabilities).argmax(-1) == gold).mean()),
         predicted={label: float((predicted == index).mean()) for index, label in enumerate(labels)},
         confusion=confusion_matrix(gold, predicted, labels=list(columns)).tolist(),
         by_group=_by_group(examples, correct),

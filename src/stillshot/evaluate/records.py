@@ -45,6 +45,8 @@ class SplitResult(Record):
         ci95: Percentile bootstrap over items of the accuracy.
         nll: Mean negative log-likelihood of the gold label, in nats.
         ece: Expected calibration error (Guo et al. 2017).
+        calibrated_accuracy: Were the predictor's bias towards labels divided out, as its answers to this set show it
+            without their gold labels (batch calibration, Zhou et al. 2024). Null in records that are older.
         predicted: Rate at which each label is predicted; a constant predictor shows here.
         confusion: Gold labels in rows, predicted ones in columns, in the order of ``labels``.
         by_group: Accuracy by group name and value, e.g. ``{"heuristic": {"subsequence": ...}}``.
@@ -57,6 +59,7 @@ class SplitResult(Record):
     macro_f1: float
     nll: float
     ece: float
+    calibrated_accuracy: float | None = None
     predicted: dict[str, float]
     confusion: list[list[int]]
     by_group: dict[str, dict[str, GroupResult]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -74,7 +74,10 @@ def _transposed(table: Table, row_title: str) -> Table:
 
 
 def calibration_table(results: Results, peers: Peers | None = None) -> Table | None:
-    """Macro F1, negative log-likelihood, calibration error and agreement; means over seeds. Peers come last."""
+    """Macro F1, negative log-likelihood, calibration error, what calibration on the set gives, and agreement.
+
+    All are means over seeds. Peers come last.
+    """
     sets = evaluation_sets(results)
     lines = [line for line in ordered_lines(results) if cells_of(results, line)]
     if not sets or not lines:
@@ -82,10 +85,17 @@ def calibration_table(results: Results, peers: Peers | None = None) -> Table | N
     agreeing = {
         split for line in lines for cell in cells_of(results, line) for split in cell.teacher_agreement
     }
+    calibrated = {
+        split
+        for line in lines
+        for split, _ in sets
+        if _calibrated(split_results(results, line, split)) is not None
+    }
     columns, rows = [], []
     for split, inside in sets:
         group = f"{names.isolate(split)}, {kind(inside)}"
         columns += [Column(title, group=group) for title, _, _ in _MEASURES]
+        columns += [Column("Accuracy", "if calibrated here, %", group=group)] if split in calibrated else []
         columns += [Column("Agreement", "with teacher, %", group=group)] if split in agreeing else []
     named = names.line_names(results.summary)
     featured = headline(results)
@@ -94,15 +104,18 @@ def calibration_table(results: Results, peers: Peers | None = None) -> Table | N
         for split, _ in sets:
             found = split_results(results, line, split)
             entries += [_mean_entry(mean_of(found, measure), shown) for _, measure, shown in _MEASURES]
+            entries += [_mean_entry(_calibrated(found), names.percent)] if split in calibrated else []
             entries += [_agreement(results, line, split)] if split in agreeing else []
         is_featured = featured is not None and line.key == featured.key
         rows.append(Row(Entry(named[line.key]), tuple(entries), featured=is_featured))
     if peers is not None:
-        rows += _peer_calibration(results, peers, agreeing)
+        rows += _peer_calibration(results, peers, calibrated, agreeing)
     return Table("Calibration and agreement", "Method", tuple(columns), tuple(rows))
 
 
-def _peer_calibration(results: Results, peers: Peers, agreeing: Collection[str]) -> list[Row]:
+def _peer_calibration(
+    results: Results, peers: Peers, calibrated: Collection[str], agreeing: Collection[str]
+) -> list[Row]:
     named = names.peer_names(peers.summary)
     rows = []
     for line in peer_lines(results, peers):
@@ -110,9 +123,15 @@ def _peer_calibration(results: Results, peers: Peers, agreeing: Collection[str])
         for split, _ in evaluation_sets(results):
             found = [cell.splits[split] for cell in peer_cells_of(peers, line) if split in cell.splits]
             entries += [_mean_entry(mean_of(found, measure), shown) for _, measure, shown in _MEASURES]
+            entries += [_mean_entry(_calibrated(found), names.percent)] if split in calibrated else []
             entries += [Entry(NOT_APPLICABLE)] if split in agreeing else []
         rows.append(Row(Entry(named[line.key]), tuple(entries)))
     return rows
+
+
+def _calibrated(found: Sequence[SplitResult]) -> float | None:
+    values = [run.calibrated_accuracy for run in found if run.calibrated_accuracy is not None]
+    return fmean(values) if values else None
 
 
 def _mean_entry(mean: float | None, shown: Callable[[float], str]) -> Entry:
