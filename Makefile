@@ -55,7 +55,7 @@ bench-quick: setup peers
 
 # The experiments of these recipes and of experiments/sweeps/, in runs/ and then results/: many hours on two cores.
 # Started again, they go on where they were.
-EXPERIMENTS := sentiment topic nli nli-hans nli-mnli sentiment-labels topic-labels nli-labels shots
+EXPERIMENTS := sentiment topic nli nli-hans nli-mnli sentiment-labels topic-labels nli-labels shots controls
 experiments: setup peers-accuracy
 	set -e; for name in $(EXPERIMENTS); do \
 		$(BIN)/stillshot run recipes/$$name.yaml -o runs/$$name; \
