@@ -56,14 +56,15 @@ def _best(run: Path, distilled: Sequence[Path]) -> tuple[Path, str]:
     """
     if len(distilled) == 1:
         return distilled[0], "the only distilled student there"
-    from stillshot.cli.outcome import accuracy
+    from stillshot.cli.outcome import best_student
     from stillshot.report.folder import read_results
 
-    finished = {cell.id: cell for cell in read_results(run).cells if cell.failed is None}
-    missing = [folder.name for folder in distilled if folder.name not in finished]
-    if missing:
-        raise RunFolderError(f"{run / 'results.json'} has nothing of {missing[0]}.")
-    best = max(distilled, key=lambda folder: accuracy(finished[folder.name]))
+    results = read_results(run)
+    finished = {cell.id for cell in results.cells if cell.failed is None}
+    missing = next((folder.name for folder in distilled if folder.name not in finished), None)
+    best = None if missing else best_student(results, run)
+    if best is None:
+        raise RunFolderError(f"{run / 'results.json'} has nothing of {missing or distilled[0].name}.")
     return best, f"the best of {len(distilled)} distilled students there"
 
 
