@@ -2,6 +2,7 @@
 
 stillshot export runs/first --to merged -o exports/first
 python examples/transformers_pipeline.py exports/first/merged "a stirring film" "no movement, no yuks"
+python examples/transformers_pipeline.py exports/pairs/merged '["a text", "and the other one, where an encoder reads two"]'
 """
 
 import json
@@ -14,19 +15,28 @@ if len(sys.argv) < 3:
     sys.exit(__doc__)
 folder, texts = Path(sys.argv[1]), sys.argv[2:]
 student = json.loads((folder / "stillshot.json").read_text(encoding="utf-8"))
-if len(student["task"]["fields"]) > 1:
-    sys.exit(f"{folder} answers to {', '.join(student['task']['fields'])} together; this is for one text.")
+if (folder / "adapter_config.json").is_file():
+    sys.exit(
+        f"{folder} has adapters; merge them with `stillshot export`, or ask it with examples/peft_adapter.py."
+    )
 if student["head"] != "label":
     sys.exit(f"{folder} has the head {student['head']!r}; this is for label heads.")
-template, (field,) = student["template"], student["task"]["fields"]
-# An encoder reads the field as it is, and the pipeline cuts it.
+template, (field, *others) = student["template"], student["task"]["fields"]
+if template and others:
+    sys.exit(
+        f"{folder} answers to {field}, {', '.join(others)} together; of a decoder, this is for one text."
+    )
+# An encoder reads its fields as they are, and the pipeline cuts them.
 cut = {} if template else {"truncation": True, "max_length": student["max_tokens"]}
 
 classify = pipeline("text-classification", model=str(folder), top_k=None)
 
 
-def written(text: str) -> str:
-    """What a decoder reads: its template, which must not be cut, with the text, cut at its end as in training."""
+def read(text: str) -> str | dict[str, str]:
+    """What the student reads: an encoder its fields, a decoder its template, in which the text is cut as in training."""
+    if template is None:
+        first, *rest = json.loads(text) if others else [text]
+        return {"text": first, "text_pair": " ".join(rest)} if rest else first
     while True:
         prompt = template.replace(f"{{{field}}}", text)
         excess = len(classify.tokenizer(prompt).input_ids) - student["max_tokens"]
@@ -36,5 +46,5 @@ def written(text: str) -> str:
         text = text[: spans[-1 - excess][1]]
 
 
-for scores in classify([written(text) if template else text for text in texts], **cut):
+for scores in classify([read(text) for text in texts], **cut):
     print(json.dumps({score["label"]: round(score["score"], 4) for score in scores}))

@@ -143,7 +143,8 @@ class Data(Section):
     A reference is a split of the recipe's task (``train``), a split of another task (``imdb:test``),
     or a file (``my/data.csv``). ``root`` is a folder with local copies of public data; without it the
     environment variable ``STILLSHOT_DATA``, then the Hub, are used. ``max_words`` cuts every text after
-    so many words, for teacher and student alike. ``max_evaluation`` evaluates a seeded, stratified part of
+    so many words, for teacher and student alike. Of ``unlabelled``, texts that are evaluated on or are
+    among the labelled examples are left out. ``max_evaluation`` evaluates a seeded, stratified part of
     every evaluation set, or of those that it names.
     """
 

@@ -732,6 +732,8 @@ def test_a_loaded_student_is_the_saved_one(
 ) -> None:
     student, queries = stirred(lively(model), tuning=tuning, head=head), reviews(9)
     student.save(tmp_path / "s")
+    assert not (tmp_path / "s/README.md").exists()
+    assert len({path.stat().st_mode for path in (tmp_path / "s").iterdir()}) == 1
     expected = student.predict_proba(queries)
     loaded = Student.load(tmp_path / "s")
     assert (loaded.predict_proba(queries) == expected).all()

@@ -209,7 +209,11 @@ def test_predict_divides_out_a_bias_over_all_queries_together(
         assert after["prediction"] == max(after["probabilities"], key=after["probabilities"].get)
     assert len({row["prediction"] for row in plain}) == 1  # as the untrained student would have it
     assert len({row["prediction"] for row in fair}) == 2
-    assert "in.jsonl holds 20, too few to tell a bias from chance." in note
+    changed = sum(
+        before["prediction"] != after["prediction"] for before, after in zip(plain, fair, strict=True)
+    )
+    assert f"Calibrated on 20 queries; {changed} answers are others for it." in note
+    assert "so few do not tell a bias from chance" in note
     write_jsonl(Path("in.jsonl"), [])
     assert answers("--calibrate")[0] == []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cli_calls import call
+from doubles import PAIRS
 from saved_students import save_student, write_queries
 
 from stillshot.config import ExportKind
@@ -25,19 +26,24 @@ TEXTS = [
 Lively = Callable[[str], str]
 
 
-def assert_gives_the_answers(name: str, folder: Path, student: Path, unknown: str = "stillshot") -> None:
+def assert_gives_the_answers(
+    name: str, folder: Path, student: Path, unknown: str = "stillshot", pairs: bool = False
+) -> None:
     """Run an example in a process in which some modules cannot be imported."""
+    queries = [{"premise": text, "hypothesis": other} for text, other in zip(TEXTS, TEXTS[::-1], strict=True)]
+    arguments = [json.dumps(list(query.values())) for query in queries] if pairs else TEXTS
     run = f"import runpy, sys; sys.modules.update(dict.fromkeys({unknown.split()!r})); sys.argv = sys.argv[1:]; "
     run += "runpy.run_path(sys.argv[0], run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", run, str(EXAMPLES / name), str(folder), *TEXTS],
+        [sys.executable, "-W", "ignore", "-c", run, str(EXAMPLES / name), str(folder), *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    lines = call("predict", str(student), stdin="".join(json.dumps(text) + "\n" for text in TEXTS)).stdout
+    asked = "".join(json.dumps(query) + "\n" for query in (queries if pairs else TEXTS))
+    lines = call("predict", str(student), stdin=asked).stdout
     expected = [json.loads(line) for line in lines.splitlines()]
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
@@ -62,6 +68,16 @@ def test_transformers_alone(lively: Lively, tmp_path: Path) -> None:
     assert_gives_the_answers(
         "transformers_pipeline.py", export(student, "merged", tmp_path / "exports"), student
     )
+
+
+@pytest.mark.parametrize("kind", ["onnx", "merged"])
+def test_an_encoder_of_pairs(lively: Lively, tmp_path: Path, kind: ExportKind) -> None:
+    student = save_student(tmp_path / "student", lively("bert"), task=PAIRS)
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text(json.dumps({"premise": TEXTS[0], "hypothesis": TEXTS[1]}) + "\n", encoding="utf-8")
+    (made,) = export_student(student, [kind], tmp_path / "exports", queries=queries)
+    name = "onnx_runtime.py" if kind == "onnx" else "transformers_pipeline.py"
+    assert_gives_the_answers(name, made.folder, student, pairs=True)
 
 
 def test_peft_alone(lively: Lively, tmp_path: Path) -> None:
@@ -91,14 +107,16 @@ def test_llama_cpp_alone(lively: Lively, tmp_path: Path, head: str) -> None:
 def test_examples_say_what_they_need(name: str, tmp_path: Path) -> None:
     if name == "llama_cpp_gguf.py":
         pytest.importorskip("xllamacpp")
-    pair = {"head": "label", "labels": ["no", "yes"], "task": {"fields": ["premise", "hypothesis"]}}
+    pair = {"head": "label", "labels": ["no", "yes"], "template": "{premise} {hypothesis}"}
+    pair["task"] = {"fields": ["premise", "hypothesis"]}
     (tmp_path / "stillshot.json").write_text(json.dumps(pair), encoding="utf-8")
-    (tmp_path / "adapter_config.json").touch()
+    if name == "peft_adapter.py":
+        (tmp_path / "adapter_config.json").touch()
     for arguments, said in (
         ((), f"python examples/{name} "),
         (
             (str(tmp_path), "a film"),
-            f"{tmp_path} answers to premise, hypothesis together; this is for one text.",
+            f"{tmp_path} answers to premise, hypothesis together; ",
         ),
     ):
         done = subprocess.run(

@@ -89,6 +89,17 @@ def test_init_from_pairs_with_named_labels_and_files_of_their_own() -> None:
     assert call("check", "recipe.yaml").exit_code == 0
 
 
+def test_an_archive_may_hold_the_labelled_and_the_tested_texts() -> None:
+    rows = reviews(60)
+    write_jsonl(Path("own.jsonl"), rows)
+    archive = [{"text": row["text"]} for row in rows] + [{"text": f"one more text, {i}"} for i in range(20)]
+    write_jsonl(Path("archive.jsonl"), archive)
+    assert call("init", "own.jsonl", "--unlabelled", "archive.jsonl", *TINY).exit_code == 0
+    assert load_recipe("recipe.yaml").data.num_unlabelled == 20
+    result = call("check", "recipe.yaml")
+    assert result.exit_code == 0, result.output
+
+
 def test_init_says_what_it_found_where_it_cannot_guess() -> None:
     rows = [{"text": f"some words {i}", "a": str(i % 3), "b": str(i % 2)} for i in range(20)]
     write_csv(Path("many.csv"), rows)

@@ -83,7 +83,8 @@ def choose_sizes(
     if unlabelled is None:  # leave at least as many texts as are taken with their labels
         per_label = max(1, min(per_label, len(texts) // (2 * len(labels))))
     budget = per_label * len(labels)
-    queries = texts if unlabelled is None else {e.key: e for e in unlabelled if e.key not in texts}
+    used = texts.keys() | {example.key for example in tested}
+    queries = texts if unlabelled is None else {e.key: e for e in unlabelled if e.key not in used}
     left = len(queries) - (budget if unlabelled is None else 0)
     if per_label < 1 or left < 1:
         raise DataError(

@@ -69,7 +69,7 @@ def export(
 
     \b
     Example:
-      stillshot export runs/first --to onnx-int8
+      stillshot export runs/first --to merged
     """
     kinds = _kinds(to)
     if repo is not None and "hub" not in kinds:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stillshot.deploy.predictor import Predictor
 
-CHUNK_LINES = 1024
+CHUNK_LINES = 256
 QUIET_SECONDS = 2.0
 FEW_QUERIES = 50  # of which a bias is hardly seen
 
@@ -61,7 +61,7 @@ def predict(
         bool,
         typer.Option(
             "--calibrate",
-            help="Divide out the student's bias towards some labels, as all its answers to these queries together show it. Where each label is true of about as many queries.",
+            help="For many queries of which about as many have each label: divide out the student's bias towards some labels, as all its answers together show it.",
         ),
     ] = False,
 ) -> None:
@@ -82,20 +82,19 @@ def predict(
 
         quiet_libraries()
         student = load_predictor(folder)
-        done = 0
+        done, notes = 0, []
         with answer_sink(output) as sink:
             answered = _answered(student, rows, batch_size, report)
-            for objects, probabilities in _calibrated(answered) if calibrate else answered:
+            for objects, probabilities in _calibrated(answered, notes) if calibrate else answered:
                 sink.write(_lines(student.task.labels, objects, probabilities))
                 done += len(objects)
     name = "stdin" if file is None or str(file) == "-" else file
     if not done:
-        typer.echo(f"note: {name} holds no queries, so nothing was answered.", err=True)
+        notes = [f"note: {name} holds no queries, so nothing was answered."]
     elif calibrate and done < FEW_QUERIES:
-        typer.echo(
-            f"note: {name} holds {done}, too few to tell a bias from chance. Calibrate many together.",
-            err=True,
-        )
+        notes.append("note: so few do not tell a bias from chance; calibrate many together.")
+    for note in notes:
+        typer.echo(note, err=True)
 
 
 def _answered(
@@ -105,6 +104,7 @@ def _answered(
     from stillshot.data.files import examples_in
 
     task, done = student.task.of_queries(), 0
+    report("predict", "answering queries", 0, 0)
     while chunk := list(itertools.islice(rows, CHUNK_LINES)):
         objects = [(where, _object(where, row, task.fields)) for where, row in chunk]
         examples = examples_in(objects, task, task.sources.local, labels=False)
@@ -113,15 +113,19 @@ def _answered(
         report("predict", "answering queries", done, 0)
 
 
-def _calibrated(answered: Iterable[Answered]) -> Iterator[Answered]:
-    """All of them, when all are there."""
+def _calibrated(answered: Iterable[Answered], notes: list[str]) -> Iterator[Answered]:
+    """All of them, when all are there; what it changed is noted."""
     import numpy as np
 
     from stillshot.teacher.answers import batch_calibrated
 
     if parts := list(answered):
         objects = [row for rows, _ in parts for row in rows]
-        yield objects, batch_calibrated(np.concatenate([probabilities for _, probabilities in parts]))
+        before = np.concatenate([probabilities for _, probabilities in parts])
+        after = batch_calibrated(before)
+        changed = int((before.argmax(-1) != after.argmax(-1)).sum())
+        notes.append(f"Calibrated on {len(before):,} queries; {changed:,} answers are others for it.")
+        yield objects, after
 
 
 def _lines(

@@ -91,7 +91,6 @@ class Materials:
         contexts = draw_contexts(labelled, self.task.labels, budget, seed)
         for evaluation in self.evaluation_sets:
             check_leakage({"labelled": labelled, evaluation.name: evaluation.examples})
-            check_leakage({"unlabelled": queries, evaluation.name: evaluation.examples})
         return Draw(labelled, contexts, queries)
 
     def all_asked(self, draw: Draw) -> list[Example]:
@@ -116,11 +115,13 @@ class Materials:
     def _kept_out(self) -> dict[str, frozenset[str]]:
         """For each reference to draw from, the texts that are not drawn because they are evaluated on.
 
-        Published splits share some texts; in a user's own files that is a mistake to be told of.
+        Published splits share some texts, and an archive of plain texts may well hold the test's. A labelled text in
+        a user's own test file is a mistake to be told of.
         """
         evaluated = frozenset(e.key for s in self.evaluation_sets for e in s.examples)
-        references = (self.recipe.data.labelled, self.recipe.data.unlabelled)
-        return {name: frozenset() if is_file_reference(name) else evaluated for name in references}
+        labelled, unlabelled = self.recipe.data.labelled, self.recipe.data.unlabelled
+        own = is_file_reference(labelled)
+        return {unlabelled: evaluated, labelled: frozenset() if own else evaluated}
 
     @cached_property
     def evaluation_sets(self) -> tuple[EvaluationSet, ...]:

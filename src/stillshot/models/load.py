@@ -207,4 +207,6 @@ def _explained(resolved: ResolvedModel, load: Any, also: tuple[type[Exception], 
             if Path(resolved.location).is_dir()
             else "Check the id and the network, or use a local folder, bundled:smollm2-135m or bundled:minilm-l6."
         )
-        raise ModelError(f"The model {resolved.id!r} cannot be loaded: {first} {advice}") from error
+        raise ModelError(
+            f"The model {resolved.id!r} cannot be loaded: {first.rstrip('.')}. {advice}"
+        ) from error

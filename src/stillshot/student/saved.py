@@ -131,6 +131,12 @@ class Student:
             _config_of(model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.sidecar().write(folder)
+        if self.section.tuning == "lora":
+            (folder / "README.md").unlink(
+                missing_ok=True
+            )  # PEFT's card, which says nothing and where its model lay
+        for weights in folder.glob("*.safetensors"):  # written for their owner alone
+            weights.chmod((folder / SIDECAR).stat().st_mode)
 
     def sidecar(self, exported: Exported | None = None) -> Sidecar:
         """What a folder with this student, or an export of it, says beside the weights."""
