@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from cli_calls import call, refused, reviews, write_csv, write_jsonl
@@ -216,6 +217,24 @@ def test_predict_divides_out_a_bias_over_all_queries_together(
     assert "so few do not tell a bias from chance" in note
     write_jsonl(Path("in.jsonl"), [])
     assert answers("--calibrate")[0] == []
+    write_jsonl(Path("in.jsonl"), reviews(1))
+    (alone,), note = answers("--calibrate")
+    assert alone == answers()[0][0]
+    assert "nothing was calibrated, since all answers are alike" in note
+
+
+def test_predict_refuses_answers_that_are_no_numbers(
+    student_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stillshot.student.saved import Student
+
+    write_jsonl(Path("in.jsonl"), reviews(3))
+    monkeypatch.setattr(
+        Student, "predict_proba", lambda *_: np.array([[0.5, 0.5], [np.nan, 1.0], [1.0, 0.0]])
+    )
+    message = refused("predict", str(student_folder), "in.jsonl", "-o", "out.jsonl")
+    assert "The student answers in.jsonl:2 with numbers that are not finite" in message
+    assert not Path("out.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -242,3 +246,35 @@ def test_a_limit_is_for_all_evaluation_sets_or_for_those_it_names(
     }
     materials = Materials(Recipe.model_validate({"name": "r", "task": "nli-sample", "data": data}))
     assert {one.name: len(one.examples) for one in materials.evaluation_sets} == sizes
+
+
+def test_what_is_evaluated_on_is_asked_of_no_teacher_and_shown_in_no_context(tmp_path: Path) -> None:
+    def written(name: str, rows: Sequence[Example]) -> str:
+        path = tmp_path / name
+        lines = (json.dumps({**row.fields, "label": row.label}) + "\n" for row in rows)
+        path.write_text("".join(lines), encoding="utf-8")
+        return str(path)
+
+    def drawn(labelled: str, unlabelled: str, seed: int) -> set[str]:
+        data = {"labelled": labelled, "unlabelled": unlabelled, "in_domain": {"test": test}}
+        recipe = {"name": "r", "task": TASK.model_dump(), "data": {**data, "num_unlabelled": 60}}
+        materials = Materials(Recipe.model_validate({**recipe, "budgets": [{"labelled": 6}]}))
+        draw = materials.draw(materials.recipe.budgets[0], seed)
+        assert len(draw.queries) == 60
+        return {one.fields["text"] for one in (*draw.queries, *draw.labelled)}
+
+    tested = {one.fields["text"] for one in POOL[:40]}
+    every, test, own = (
+        written("every.jsonl", POOL),
+        written("test.jsonl", POOL[:40]),
+        written("own.jsonl", POOL[40:60]),
+    )
+    assert all(drawn(own, every, seed).isdisjoint(tested) for seed in range(5))
+    with pytest.raises(DataError, match="both in 'labelled' and in 'test'"):
+        drawn(test, every, 0)
+    both, found = written("both.jsonl", POOL[:12] + POOL[40:]), []  # labelled texts and queries of one file
+    for seed in range(20):
+        with contextlib.suppress(DataError):  # where a labelled text is in the test
+            found.append(drawn(both, both, seed))
+    assert found
+    assert all(texts.isdisjoint(tested) for texts in found)

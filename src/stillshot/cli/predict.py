@@ -15,7 +15,7 @@ import typer
 from stillshot.cli.answers import PREDICTION, PROBABILITIES, TABLE_SUFFIXES, answer_sink, check_output
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
-from stillshot.errors import DataError
+from stillshot.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +101,8 @@ def _answered(
     student: Predictor, rows: Iterator[Row], batch_size: int, report: Callable[[str, str, int, int], None]
 ) -> Iterator[Answered]:
     """The rows with their probabilities, some at a time."""
+    import numpy as np
+
     from stillshot.data.files import examples_in
 
     task, done = student.task.of_queries(), 0
@@ -108,7 +110,13 @@ def _answered(
     while chunk := list(itertools.islice(rows, CHUNK_LINES)):
         objects = [(where, _object(where, row, task.fields)) for where, row in chunk]
         examples = examples_in(objects, task, task.sources.local, labels=False)
-        yield [row for _, row in objects], student.predict_proba(examples, batch_size)
+        probabilities = student.predict_proba(examples, batch_size)
+        if (bad := np.flatnonzero(~np.isfinite(probabilities).all(-1))).size:
+            raise ModelError(
+                f"The student answers {objects[bad[0]][0]} with numbers that are not finite; its weights may be "
+                "damaged. Copy the folder here again, or train the student again."
+            )
+        yield [row for _, row in objects], probabilities
         done += len(chunk)
         report("predict", "answering queries", done, 0)
 
@@ -122,6 +130,10 @@ def _calibrated(answered: Iterable[Answered], notes: list[str]) -> Iterator[Answ
     if parts := list(answered):
         objects = [row for rows, _ in parts for row in rows]
         before = np.concatenate([probabilities for _, probabilities in parts])
+        if (before == before[0]).all():
+            notes.append("note: nothing was calibrated, since all answers are alike.")
+            yield objects, before
+            return
         after = batch_calibrated(before)
         changed = int((before.argmax(-1) != after.argmax(-1)).sum())
         notes.append(f"Calibrated on {len(before):,} queries; {changed:,} answers are others for it.")

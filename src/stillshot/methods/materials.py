@@ -83,14 +83,19 @@ class Materials:
 
     def _draw(self, budget: Budget, seed: int) -> Draw:
         data = self.recipe.data
-        kept_out = self._kept_out
-        candidates = [e for e in self.labelled if e.key not in kept_out[data.labelled]]
-        labelled = draw_labelled(candidates, self.task, budget.labelled, seed)
-        taken = {example.key for example in labelled} | kept_out[data.unlabelled]
+        kept_out = frozenset() if is_file_reference(data.labelled) else self._evaluated
+        labelled = draw_labelled(
+            [example for example in self.labelled if example.key not in kept_out],
+            self.task,
+            budget.labelled,
+            seed,
+        )
+        taken = {example.key for example in labelled} | self._evaluated
         queries = draw_unlabelled(self.unlabelled, data.num_unlabelled, seed, taken)
         contexts = draw_contexts(labelled, self.task.labels, budget, seed)
         for evaluation in self.evaluation_sets:
             check_leakage({"labelled": labelled, evaluation.name: evaluation.examples})
+            check_leakage({"unlabelled": queries, evaluation.name: evaluation.examples})
         return Draw(labelled, contexts, queries)
 
     def all_asked(self, draw: Draw) -> list[Example]:
@@ -112,16 +117,13 @@ class Materials:
         return found
 
     @cached_property
-    def _kept_out(self) -> dict[str, frozenset[str]]:
-        """For each reference to draw from, the texts that are not drawn because they are evaluated on.
+    def _evaluated(self) -> frozenset[str]:
+        """The texts that are evaluated on, none of which is a query.
 
-        Published splits share some texts, and an archive of plain texts may well hold the test's. A labelled text in
-        a user's own test file is a mistake to be told of.
+        Nor are those of a published split demonstrations, since such splits share some texts. A labelled text that is
+        in a user's own test file too is a mistake to be told of.
         """
-        evaluated = frozenset(e.key for s in self.evaluation_sets for e in s.examples)
-        labelled, unlabelled = self.recipe.data.labelled, self.recipe.data.unlabelled
-        own = is_file_reference(labelled)
-        return {unlabelled: evaluated, labelled: frozenset() if own else evaluated}
+        return frozenset(e.key for s in self.evaluation_sets for e in s.examples)
 
     @cached_property
     def evaluation_sets(self) -> tuple[EvaluationSet, ...]:

@@ -25,6 +25,7 @@ from stillshot.report.tables import Column, Entry, Row, Table, kind
 _SHOWN_LABELS = 8
 _SHOWN_ACROSS = 6
 _CONSTANT = 0.95
+CALIBRATED = "if calibrated here, %"  # beneath the heading of a column
 
 _MEASURES: tuple[tuple[str, Callable[[SplitResult], float], Callable[[float], str]], ...] = (
     ("Macro F1", lambda found: found.macro_f1, names.percent),
@@ -95,7 +96,7 @@ def calibration_table(results: Results, peers: Peers | None = None) -> Table | N
     for split, inside in sets:
         group = f"{names.isolate(split)}, {kind(inside)}"
         columns += [Column(title, group=group) for title, _, _ in _MEASURES]
-        columns += [Column("Accuracy", "if calibrated here, %", group=group)] if split in calibrated else []
+        columns += [Column("Accuracy", CALIBRATED, group=group)] if split in calibrated else []
         columns += [Column("Agreement", "with teacher, %", group=group)] if split in agreeing else []
     named = names.line_names(results.summary)
     featured = headline(results)
@@ -130,8 +131,9 @@ def _peer_calibration(
 
 
 def _calibrated(found: Sequence[SplitResult]) -> float | None:
+    """None also where records of an older version, which had none, are among them."""
     values = [run.calibrated_accuracy for run in found if run.calibrated_accuracy is not None]
-    return fmean(values) if values else None
+    return fmean(values) if values and len(values) == len(found) else None
 
 
 def _mean_entry(mean: float | None, shown: Callable[[float], str]) -> Entry:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from stillshot.errors import WorkError
 from stillshot.evaluate.records import Peers, Results
 from stillshot.report import names
-from stillshot.report.breakdowns import calibration_table, group_tables, predicted_tables
+from stillshot.report.breakdowns import CALIBRATED, calibration_table, group_tables, predicted_tables
 from stillshot.report.claims import claims_markdown, claims_table, judge
 from stillshot.report.drawing import Drawing, Plan, write_drawings
 from stillshot.report.examples import choose_examples
@@ -141,7 +141,8 @@ def _render(
         paper_source=read_paper().source if claims else "",
         peer_differences=peer_differences_table(results, peers),
         peer_versions=peers.versions if peers and peers.summary else {},
-        calibration=calibration_table(results, peers),
+        calibration=(calibration := calibration_table(results, peers)),
+        calibrated=bool(calibration) and any(one.detail == CALIBRATED for one in calibration.columns),
         predicted=predicted_tables(results),
         examples=choose_examples(run_dir, results),
         recipe=_shown(read_recipe_text(run_dir)),

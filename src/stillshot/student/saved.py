@@ -126,15 +126,15 @@ class Student:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         model = self.model if self.head == "label" else self.model.language_model
+        card = folder / "README.md"
+        had_card = card.exists()
         model.save_pretrained(folder)
         if self.section.tuning == "lora":
             _config_of(model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.sidecar().write(folder)
-        if self.section.tuning == "lora":
-            (folder / "README.md").unlink(
-                missing_ok=True
-            )  # PEFT's card, which says nothing and where its model lay
+        if not had_card:  # PEFT's says nothing but where the model lay
+            card.unlink(missing_ok=True)
         for weights in folder.glob("*.safetensors"):  # written for their owner alone
             weights.chmod((folder / SIDECAR).stat().st_mode)
 
