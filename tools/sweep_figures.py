@@ -33,11 +33,12 @@ def sweep_figure(record: Mapping[str, Any]) -> tuple[Figure, str] | None:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     panel = figure.subplots()
     kinds = dict.fromkeys(kind for lines in shown.values() for kind in lines)
-    for place, kind in enumerate(kinds):
+    for kind in kinds:
         found = [(number, shown[number][kind]) for number in numbers if kind in shown[number]]
         for split in {**found[0][1]["in_domain"], **found[0][1]["out_of_domain"]}:
             intervals = [{**line["in_domain"], **line["out_of_domain"]}[split] for _, line in found]
-            colour, across = _COLOURS[place % len(_COLOURS)], [number for number, _ in found]
+            place, across = len(panel.get_lines()), [number for number, _ in found]
+            colour = _COLOURS[place % len(_COLOURS)]
             lows, highs = ([100 * one["ci95"][side] for one in intervals] for side in (0, 1))
             panel.fill_between(across, lows, highs, color=colour, alpha=0.13, linewidth=0)
             panel.plot(

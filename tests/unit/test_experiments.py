@@ -235,6 +235,20 @@ def test_answers_are_calibrated_on_each_evaluation_set_alone() -> None:
     assert rows[1]["probabilities"] == {"good": 0.6, "bad": 0.4}
 
 
+def test_calibration_costs_something_where_labels_are_not_equally_frequent() -> None:
+    sure = [("good", 0.9)] * 8 + [("bad", 0.1)] * 8  # right as they are, and of both labels as many
+    rows = [
+        {"split": "films", "gold": gold, "probabilities": {"good": good, "bad": 1 - good}}
+        for gold, good in sure
+    ]
+    unsure = [{**row, "probabilities": {"good": 0.6, "bad": 0.4}} for row in rows[:4]] + rows[4:]
+    assert calibrating.skewed([rows, rows], "films") == {"accuracy": 1.0, "calibrated_accuracy": 1.0}
+    # 8 good and 2 bad: at their mean of 0.62 in place of 0.5, the four of 0.6 are taken for bad.
+    costs = calibrating.skewed([unsure], "films")
+    assert costs["accuracy"] == 1.0
+    assert costs["calibrated_accuracy"] == pytest.approx((6 / 10 + 1) / 2)
+
+
 def test_calibrated_lines_stand_beside_what_was_published(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +262,7 @@ def test_calibrated_lines_stand_beside_what_was_published(
     fair = next(line for line in record["lines"] if line["key"] == distilled.key)["splits"]["films"]["mean"]
     assert against_itself["difference"] == pytest.approx(fair - distilled.in_domain["films"].mean)
     assert len(record["comparisons"]) == len(results.comparisons) + 1
+    assert all(set(line["skewed"]) == {"films"} for line in record["lines"])
     published = shutil.copytree(run, tmp_path / "results/films")
     (published / "calibrated.json").write_text(json.dumps(record))
     tools = runpy.run_path(str(ROOT / "tools" / "result_tables.py"))
