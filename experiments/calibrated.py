@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from stillshot.cli.progress import progress
 from stillshot.errors import RunFolderError, StillshotError
 from stillshot.evaluate.assemble import (
     CellAnswers,
@@ -136,7 +137,9 @@ def main() -> None:
         try:
             if not target.parent.is_dir():
                 raise RunFolderError(f"There is no folder {target.parent}. Publish the run first.")
-            record = calibrated(run)
+            with progress() as report:
+                report(run.resolve().name, "calibrating and comparing", 0, 0)
+                record = calibrated(run)
         except StillshotError as error:
             sys.exit(f"error: {run}: {error}")
         target.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
