@@ -40,11 +40,11 @@ check: setup
 	$(BIN)/lint-imports
 
 # Everything that the docs quote of speed and memory, into benchmarks/records/; half an hour to an hour on two cores.
-bench: setup peers
+bench: demo peers
 	$(BIN)/python benchmarks/kernels.py --keep
 	$(BIN)/python benchmarks/teacher.py --keep
 	$(BIN)/python benchmarks/training.py --keep
-	$(BIN)/python benchmarks/deploy.py --keep
+	$(BIN)/python benchmarks/deploy.py --run runs/demo --keep
 	$(BIN)/python benchmarks/serving.py --keep
 
 # The main ratios alone, each script ending with one line of JSON; five to ten minutes.

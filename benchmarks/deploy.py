@@ -1,10 +1,12 @@
 """What exports are worth: size, agreement and speed on one core, beside PyTorch and the teacher with its context.
 
-    python benchmarks/deploy.py --quick --json      # MiniLM alone, fewer rounds: two minutes
-    python benchmarks/deploy.py --keep              # also a decoder, into benchmarks/records/deploy.json
+    python benchmarks/deploy.py --quick --json            # MiniLM alone, fewer rounds: two minutes
+    python benchmarks/deploy.py --run runs/demo --keep    # all, into benchmarks/records/deploy.json
 
-The students are fine-tuned on a few hundred labelled texts: neither size nor speed depends on where labels are
-from. The teacher has a context of 16 shots, which it reads again for each query.
+With ``--run``, every distilled student of a finished run is exported to every kind that its family allows, and
+timed on the run's own evaluated items, beside the run's teacher with the run's context. The other students are
+fine-tuned on a few hundred texts, since neither size nor speed depends on where labels are from; among them is a
+decoder with a label head, which ONNX can hold. A teacher reads its context of 16 shots again for each query.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +29,19 @@ from stillshot.config import ExportKind, Finetuning, Prompt
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
 from stillshot.deploy.exporting import Export, export_student
+from stillshot.deploy.gguf_export import check_gguf
+from stillshot.deploy.held_out import held_out_queries
+from stillshot.deploy.onnx_export import check_onnx
 from stillshot.deploy.predictor import load_predictor
+from stillshot.deploy.serving.teacher import RunTeacher
+from stillshot.errors import ModelError
+from stillshot.evaluate.folder import RunFolder
+from stillshot.prompt.writer import PromptWriter
+from stillshot.report.names import model_name
 from stillshot.student.saved import Student
 from stillshot.student.training import TrainingSet, train_student
 from stillshot.teacher.local import LocalTeacher
-from stillshot.types import Example
+from stillshot.types import Context, Example
 
 SHOTS, BATCH = 16, 32
 # By name: the student, how many texts it learns from, and what it is exported to.
@@ -76,61 +87,105 @@ def both(answer: Callable[[Sequence[Example]], object], queries: Sequence[Exampl
     }
 
 
-def exports(load: Workload, name: str, folder: Path, held_out: int) -> tuple[Path, list[Export]]:
-    """A student, and all its exports."""
-    section, labelled, kinds = STUDENTS[name]
-    examples = load.examples[-labelled - held_out :]
-    student = folder / "student"
-    data = TrainingSet(labelled=examples[held_out:])
-    train_student(section, load.task, Prompt(), section.finetune, data, student, seed=0)
-    queries = folder / "queries.jsonl"
-    queries.write_text(
-        "".join(json.dumps(dict(e.fields)) + "\n" for e in examples[:held_out]), encoding="utf-8"
-    )
-    return student, export_student(student, kinds, folder / "exports", queries=queries, floor=0.0)
-
-
-def measured(load: Workload, name: str, rounds: int, held_out: int) -> list[Row]:
+def measured(
+    name: str, student: Path, made: Sequence[Export], queries: Sequence[Example], rounds: int
+) -> list[Row]:
     """One row an export, after one for the student in PyTorch."""
-    queries = load.queries(512)
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        student, made = exports(load, name, Path(scratch), held_out)
-        model = Student.load(student).model
-        size = sum(
-            weight.nbytes for weight in model.parameters()
-        )  # a folder with adapters holds no more than these
-        rows.append({"student": name, "kind": "PyTorch", "size_bytes": size})
-        rows += [
-            {
-                "student": name,
-                "kind": export.kind,
-                "size_bytes": export.size_bytes,
-                "agreement": export.agreement.share,
-                "largest_difference": export.agreement.largest_difference,
-                "held_out": export.agreement.queries,
-            }
-            for export in made
-        ]
-        for row, folder in zip(rows, [student, *(export.folder for export in made)], strict=True):
-            predictor = load_predictor(folder)
-            row |= both(lambda part, p=predictor: p.predict_proba(part, BATCH), queries, rounds)
+    model = Student.load(student).model
+    size = sum(
+        weight.nbytes for weight in model.parameters()
+    )  # a folder with adapters holds no more than these
+    rows: list[Row] = [{"student": name, "kind": "PyTorch", "size_bytes": size}]
+    rows += [
+        {
+            "student": name,
+            "kind": export.kind,
+            "size_bytes": export.size_bytes,
+            "agreement": export.agreement.share,
+            "largest_difference": export.agreement.largest_difference,
+            "held_out": export.agreement.queries,
+        }
+        for export in made
+    ]
+    for row, folder in zip(rows, [student, *(export.folder for export in made)], strict=True):
+        predictor = load_predictor(folder)
+        row |= both(lambda part, p=predictor: p.predict_proba(part, BATCH), queries, rounds)
     return rows
 
 
-def asked_teacher(load: Workload, rounds: int) -> Row:
-    """The teacher, which reads its context again for each query."""
-    teacher = LocalTeacher(TeacherSection(model=TEACHER, prefix="none"))
-    context = load.context(SHOTS)
+def of_finetuned(load: Workload, name: str, rounds: int, held_out: int) -> list[Row]:
+    """A student fine-tuned now, and all its exports."""
+    section, labelled, kinds = STUDENTS[name]
+    examples = load.examples[-labelled - held_out :]
+    data = TrainingSet(labelled=examples[held_out:])
+    with tempfile.TemporaryDirectory() as scratch:
+        student, queries = Path(scratch) / "student", Path(scratch) / "queries.jsonl"
+        train_student(section, load.task, Prompt(), section.finetune, data, student, seed=0)
+        lines = (json.dumps(dict(example.fields)) + "\n" for example in examples[:held_out])
+        queries.write_text("".join(lines), encoding="utf-8")
+        made = export_student(student, kinds, Path(scratch) / "exports", queries=queries, floor=0.0)
+        return measured(name, student, made, load.queries(512), rounds)
+
+
+def allowed(student: Student) -> list[ExportKind]:
+    """The kinds of export that a student's family and head have."""
+    checks: dict[ExportKind, Callable[[Student], None]] = {
+        "merged": lambda _: None,
+        "onnx": check_onnx,
+        "onnx-int8": check_onnx,
+        "gguf": check_gguf,
+    }
+    kinds: list[ExportKind] = []
+    for kind, check in checks.items():
+        with suppress(ModelError):
+            check(student)
+            kinds.append(kind)
+    return kinds
+
+
+def of_run(run: Path, rounds: int) -> tuple[list[Row], Row]:
+    """Every distilled student of a run with all its exports, and the run's teacher."""
+    rows: list[Row] = []
+    folders = sorted(path.parent for path in run.glob("students/context_distillation-*/stillshot.json"))
+    if not folders:
+        raise SystemExit(f"{run} has no distilled student; `make demo` makes runs/demo.")
+    for folder in folders:
+        student = Student.load(folder)
+        name = f"{model_name(student.section.model)}, {student.head} head, {student.section.tuning}"
+        queries = held_out_queries(folder, student.task, None).queries
+        fewer = 1 if student.head == "label" else 5
+        with tempfile.TemporaryDirectory() as scratch:
+            made = export_student(folder, allowed(student), Path(scratch), floor=0.0)
+            rows += measured(name, folder, made, queries, rounds // fewer)
+    asked = RunTeacher.of(folders[0], {})
+    teacher = LocalTeacher(RunFolder(run).open_recipe().teacher.model_copy(update={"prefix": "none"}))
+    queries = held_out_queries(folders[0], asked.writer.task, None).queries
+    return rows, asked_teacher(teacher, asked.writer, asked.contexts[0], queries, rounds // 10)
+
+
+def asked_teacher(
+    teacher: LocalTeacher, writer: PromptWriter, context: Context, queries: Sequence[Example], rounds: int
+) -> Row:
+    """A teacher that reads one context again for each query, once for all labels."""
+    tokens = [ids[0] for ids in writer.verbalizer.token_ids]
 
     def answer(part: Sequence[Example]) -> None:
-        prompts = load.writer.prompts("direct", context, part)
-        for prompt in prompts:
-            list(teacher.score([prompt], load.label_tokens))
+        for prompt in writer.prompts("direct", context, part):
+            list(teacher.score([prompt], tokens))
 
-    found = timed(answer, load.queries(64), 1, rounds)
     size = sum(weight.nbytes for weight in teacher.model.parameters())
-    return {"student": "teacher, 16 shots", "kind": "PyTorch", "size_bytes": size, "alone": found}
+    row: Row = {"student": f"teacher, {len(context)} shots", "kind": "PyTorch", "size_bytes": size}
+    return row | {"alone": timed(answer, queries, 1, rounds)}
+
+
+def figures(rows: Sequence[Row], teacher: Row) -> dict[str, float]:
+    """What the encoder in 8 bits gains, the headline."""
+    int8 = next(row for row in rows if row["kind"] == "onnx-int8")
+    return {
+        "int8_queries_per_s_over_teacher": int8["batch"]["queries_per_s"] / teacher["alone"]["queries_per_s"],
+        "int8_mb": int8["size_bytes"] / 1e6,
+        "int8_agreement": int8["agreement"],
+    }
 
 
 def main() -> None:
@@ -139,30 +194,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="MiniLM alone, and fewer rounds")
+    parser.add_argument("--run", type=Path, help="a finished run, whose students are measured too")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/records/deploy.json")
     arguments = parser.parse_args()
     load = Workload.read()
     rounds = 40 if arguments.quick else 200
     torch.set_num_threads(1)
-    rows = measured(load, "MiniLM-L6", rounds, held_out=400)
+    rows = of_finetuned(load, "MiniLM-L6", rounds, held_out=400)
     if not arguments.quick:
-        rows += measured(load, "SmolLM2-135M, LoRA", rounds // 5, held_out=200)
-    teacher = asked_teacher(load, rounds=5 if arguments.quick else 20)
-    int8 = next(row for row in rows if row["kind"] == "onnx-int8")
-    figures = {
-        "int8_queries_per_s_over_teacher": int8["batch"]["queries_per_s"] / teacher["alone"]["queries_per_s"],
-        "int8_mb": int8["size_bytes"] / 1e6,
-        "int8_agreement": int8["agreement"],
-    }
-    details = {
+        rows += of_finetuned(load, "SmolLM2-135M, LoRA", rounds // 5, held_out=200)
+    asked = LocalTeacher(TeacherSection(model=TEACHER, prefix="none"))
+    teacher = asked_teacher(asked, load.writer, load.context(SHOTS), load.queries(64), rounds // 10)
+    found = figures(rows, teacher)
+    details: dict[str, Any] = {
         "task": load.task.name,
         "threads": 1,
         "batch": BATCH,
         "rounds": rounds,
         "rows": [*rows, teacher],
     }
-    finish("deploy", figures, details, as_json=arguments.json, keep=arguments.keep)
+    if arguments.run:
+        rows, teacher = of_run(arguments.run, rounds)
+        details["run"] = {"name": RunFolder(arguments.run).open_recipe().name, "rows": [*rows, teacher]}
+        found |= {f"run_{name}": value for name, value in figures(rows, teacher).items()}
+    finish("deploy", found, details, as_json=arguments.json, keep=arguments.keep)
 
 
 if __name__ == "__main__":
