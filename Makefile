@@ -66,6 +66,7 @@ experiments: setup peers-accuracy
 	$(BIN)/stillshot run recipes/paper-sizes.yaml -o runs/paper-sizes
 	$(BIN)/python experiments/publish.py --plan runs/paper-sizes
 	$(BIN)/python experiments/overlapping.py
+	$(BIN)/python experiments/target_queries.py
 	$(BIN)/python experiments/sweeps.py experiments/sweeps/*.yaml
 	$(MAKE) figures
 

@@ -36,8 +36,9 @@ from stillshot.deploy.predictor import load_predictor
 from stillshot.deploy.serving.teacher import RunTeacher
 from stillshot.errors import ModelError
 from stillshot.evaluate.folder import RunFolder
+from stillshot.evaluate.runner import quiet_libraries
 from stillshot.prompt.writer import PromptWriter
-from stillshot.report.names import model_name
+from stillshot.report.names import TUNINGS, model_name
 from stillshot.student.saved import Student
 from stillshot.student.training import TrainingSet, train_student
 from stillshot.teacher.local import LocalTeacher
@@ -151,7 +152,7 @@ def of_run(run: Path, rounds: int) -> tuple[list[Row], Row]:
         raise SystemExit(f"{run} has no distilled student; `make demo` makes runs/demo.")
     for folder in folders:
         student = Student.load(folder)
-        name = f"{model_name(student.section.model)}, {student.head} head, {student.section.tuning}"
+        name = f"{model_name(student.section.model)}, {student.head} head, {TUNINGS[student.section.tuning]}"
         queries = held_out_queries(folder, student.task, None).queries
         fewer = 1 if student.head == "label" else 5
         with tempfile.TemporaryDirectory() as scratch:
@@ -198,6 +199,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/records/deploy.json")
     arguments = parser.parse_args()
+    quiet_libraries()
     load = Workload.read()
     rounds = 40 if arguments.quick else 200
     torch.set_num_threads(1)

@@ -300,8 +300,17 @@ def serving() -> str:
 
 def exports() -> str:
     """Exports by student, beside PyTorch and the teacher."""
+    return _exports(record("deploy"))
+
+
+def run_exports() -> str:
+    """Exports of a run's own students, beside PyTorch and the run's teacher."""
+    return _exports(record("deploy")["run"])
+
+
+def _exports(kept: Record) -> str:
     rows = []
-    for row in record("deploy")["rows"]:
+    for row in kept["rows"]:
         alone, batch = row["alone"], row.get("batch")
         share = row.get("agreement")
         rows.append(
@@ -345,6 +354,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "attention": attention,
     "serving": serving,
     "exports": exports,
+    "run_exports": run_exports,
 }
 
 

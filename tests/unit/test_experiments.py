@@ -22,6 +22,7 @@ WORDS = {"good": "a bright and warm film", "bad": "a dull and cold film"}
 
 
 sweeps, publishing, overlapping = load("sweeps"), load("publish"), load("overlapping")
+target_queries = load("target_queries")
 calibrating = load("calibrated")
 
 
@@ -307,3 +308,19 @@ def test_pairs_of_high_overlap_are_written_with_their_labels(
     written = [json.loads(line) for line in (tmp_path / "made" / "pairs.jsonl").read_text().splitlines()]
     assert written == [{**texts, "label": "entailment"}, {**texts, "label": "contradiction"}]
     assert "pairs.jsonl: 1 entailment, 1 contradiction" in capsys.readouterr().out
+
+
+def test_texts_like_the_target_ones_are_mixed_in_evenly_and_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {
+        "train": [Example({"text": f"own {number}"}, "positive") for number in range(10)],
+        "imdb:test": [Example({"text": f"target {number}"}, "negative") for number in range(3)],
+    }
+    monkeypatch.setattr(target_queries, "FOLDER", tmp_path / "made")
+    monkeypatch.setattr(target_queries, "MIXTURES", {"sentiment": ("sst2", "imdb:test", 4, 5)})
+    monkeypatch.setattr(target_queries, "read_reference", lambda name, task: (task, texts[name]))
+    target_queries.main()
+    lines = (tmp_path / "made" / "target-queries-sentiment.jsonl").read_text().splitlines()
+    own = [{"text": f"own {number}"} for number in (0, 2, 4, 6)]
+    assert [json.loads(line) for line in lines] == [*own, *({"text": f"target {n}"} for n in range(3))]

@@ -257,7 +257,7 @@ def _text(where: str, row: Mapping[str, Any], field: str, source: Source) -> str
     if column not in row:
         raise DataError(
             f"{where} has no column {column!r} for the field {field!r}. {did_you_mean(column, row)} "
-            "Rename the column, or map it under columns in the task's sources.local."
+            "Rename the column, or, in a recipe, map it under columns in the task's sources.local."
         )
     value = row[column]
     if isinstance(value, int | float) and not isinstance(value, bool):
