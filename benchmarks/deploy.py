@@ -16,7 +16,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,9 @@ from stillshot.config import ExportKind, Finetuning, Prompt
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
 from stillshot.deploy.exporting import Export, export_student
-from stillshot.deploy.gguf_export import check_gguf
 from stillshot.deploy.held_out import held_out_queries
-from stillshot.deploy.onnx_export import check_onnx
 from stillshot.deploy.predictor import load_predictor
 from stillshot.deploy.serving.teacher import RunTeacher
-from stillshot.errors import ModelError
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.runner import quiet_libraries
 from stillshot.prompt.writer import PromptWriter
@@ -45,17 +41,16 @@ from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Context, Example
 
 SHOTS, BATCH = 16, 32
-# By name: the student, how many texts it learns from, and what it is exported to.
-STUDENTS: dict[str, tuple[StudentSection, int, tuple[ExportKind, ...]]] = {
+KINDS: tuple[ExportKind, ...] = ("merged", "onnx", "onnx-int8", "gguf")
+# By name: the student, and how many texts it learns from.
+STUDENTS: dict[str, tuple[StudentSection, int]] = {
     "MiniLM-L6": (
         StudentSection(model="bundled:minilm-l6", finetune=Finetuning(epochs=3, batch_size=16)),
         384,
-        ("merged", "onnx", "onnx-int8"),
     ),
     "SmolLM2-135M, LoRA": (
         StudentSection(model=TEACHER, tuning="lora", finetune=Finetuning(epochs=1)),
         64,
-        ("merged", "onnx", "onnx-int8", "gguf"),
     ),
 }
 Row = dict[str, Any]
@@ -114,9 +109,14 @@ def measured(
     return rows
 
 
+def exported(student: Path, target: Path, queries: Path | None = None) -> list[Export]:
+    """A student in every kind that its family and head allow, however well it agrees."""
+    return export_student(student, KINDS, target, queries=queries, floor=0.0, leave_out=lambda *_: None)
+
+
 def of_finetuned(load: Workload, name: str, rounds: int, held_out: int) -> list[Row]:
     """A student fine-tuned now, and all its exports."""
-    section, labelled, kinds = STUDENTS[name]
+    section, labelled = STUDENTS[name]
     examples = load.examples[-labelled - held_out :]
     data = TrainingSet(labelled=examples[held_out:])
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,24 +124,8 @@ def of_finetuned(load: Workload, name: str, rounds: int, held_out: int) -> list[
         train_student(section, load.task, Prompt(), section.finetune, data, student, seed=0)
         lines = (json.dumps(dict(example.fields)) + "\n" for example in examples[:held_out])
         queries.write_text("".join(lines), encoding="utf-8")
-        made = export_student(student, kinds, Path(scratch) / "exports", queries=queries, floor=0.0)
+        made = exported(student, Path(scratch) / "exports", queries)
         return measured(name, student, made, load.queries(512), rounds)
-
-
-def allowed(student: Student) -> list[ExportKind]:
-    """The kinds of export that a student's family and head have."""
-    checks: dict[ExportKind, Callable[[Student], None]] = {
-        "merged": lambda _: None,
-        "onnx": check_onnx,
-        "onnx-int8": check_onnx,
-        "gguf": check_gguf,
-    }
-    kinds: list[ExportKind] = []
-    for kind, check in checks.items():
-        with suppress(ModelError):
-            check(student)
-            kinds.append(kind)
-    return kinds
 
 
 def of_run(run: Path, rounds: int) -> tuple[list[Row], Row]:
@@ -156,7 +140,7 @@ def of_run(run: Path, rounds: int) -> tuple[list[Row], Row]:
         queries = held_out_queries(folder, student.task, None).queries
         fewer = 1 if student.head == "label" else 5
         with tempfile.TemporaryDirectory() as scratch:
-            made = export_student(folder, allowed(student), Path(scratch), floor=0.0)
+            made = exported(folder, Path(scratch))
             rows += measured(name, folder, made, queries, rounds // fewer)
     asked = RunTeacher.of(folders[0], {})
     teacher = LocalTeacher(RunFolder(run).open_recipe().teacher.model_copy(update={"prefix": "none"}))

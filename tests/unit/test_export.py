@@ -276,6 +276,31 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "settings", "kinds", "reasons"),
+    [
+        ("bert", {}, ["merged", "onnx", "onnx-int8"], {"gguf": "GGUF is for decoders"}),
+        (
+            "llama",
+            {"head": "channel"},
+            ["merged", "gguf"],
+            {"onnx": "A channel head", "onnx-int8": "A channel head"},
+        ),
+    ],
+)
+def test_all_is_every_kind_that_a_student_can_have(
+    lively: Lively, model: str, settings: dict[str, Any], kinds: list[str], reasons: dict[str, str]
+) -> None:
+    save_student(Path("student"), lively(model), **settings)
+    queries = write_queries(Path("queries.jsonl"))
+    options = ("--to", "all", "-o", "out", "--queries", str(queries), "--min-agreement", "0")
+    told = json.loads(call("export", "student", *options, "--json").stdout)
+    assert [made["kind"] for made in told["exports"]] == kinds
+    assert sorted(path.name for path in Path("out").iterdir()) == sorted(kinds)
+    assert told["left_out"].keys() == reasons.keys()
+    assert all(told["left_out"][kind].startswith(why) for kind, why in reasons.items())
+
+
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(lively: Lively) -> None:
     folder = save_student(Path("student"), lively("llama"))
     file = folder / "tokenizer.json"

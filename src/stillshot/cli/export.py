@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from stillshot.config import ExportKind
     from stillshot.deploy.exporting import Export
 
+ALL = "all"  # the kinds that a student can have
+
 
 def export(
     model: Annotated[
@@ -28,7 +30,11 @@ def export(
     ],
     to: Annotated[
         list[str],
-        typer.Option("--to", metavar="KIND", help="merged, onnx, onnx-int8, gguf or hub; may be repeated."),
+        typer.Option(
+            "--to",
+            metavar="KIND",
+            help="merged, onnx, onnx-int8, gguf or hub; may be repeated. all: every kind but hub that the student can have.",
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -72,6 +78,7 @@ def export(
       stillshot export runs/first --to merged
     """
     kinds = _kinds(to)
+    left_out: dict[str, str] = {}
     if repo is not None and "hub" not in kinds:
         raise ModelError("--repo says where --to hub uploads to. Add --to hub, or leave out --repo.")
     student = find_student(model)
@@ -88,6 +95,7 @@ def export(
             queries=queries,
             floor=min_agreement,
             repo=repo,
+            leave_out=left_out.__setitem__ if ALL in to else None,
             report=lambda what, count, total: report("export", what, count, total),
         )
         refused = [made for made in done if not made.accepted]
@@ -97,7 +105,9 @@ def export(
 
             report("export", f"uploading to {repo}", 0, 0)
             pushed = push(next(made.folder for made in done if made.kind == "hub"), repo)
-    _show(student, done, pushed, as_json=as_json)
+    for kind, why in left_out.items():
+        typer.echo(f"No {kind}: {why}", err=True)
+    _show(student, done, left_out, pushed, as_json=as_json)
     if refused:
         kept = [f"Nothing was uploaded to {repo}."] if repo is not None else []
         raise WorkError("\n".join([*map(_refusal, refused), *kept]))
@@ -106,14 +116,17 @@ def export(
 def _kinds(names: Sequence[str]) -> list[ExportKind]:
     from stillshot.config import ExportKind
 
-    known: dict[str, ExportKind] = {name: name for name in get_args(ExportKind)}
+    known: dict[str, list[ExportKind]] = {name: [name] for name in get_args(ExportKind)}
+    known[ALL] = [kind for kind in get_args(ExportKind) if kind != "hub"]
     for name in names:
         if name not in known:
             raise ModelError(f"--to {name}: there is no such kind of export. {did_you_mean(name, known)}")
-    return [known[name] for name in names]
+    return [kind for name in names for kind in known[name]]
 
 
-def _show(student: Path, done: Sequence[Export], pushed: str | None, *, as_json: bool) -> None:
+def _show(
+    student: Path, done: Sequence[Export], left_out: Mapping[str, str], pushed: str | None, *, as_json: bool
+) -> None:
     if as_json:
         echo_json(
             {
@@ -131,6 +144,7 @@ def _show(student: Path, done: Sequence[Export], pushed: str | None, *, as_json:
                     }
                     for made in done
                 ],
+                "left_out": dict(left_out),
                 "repository": pushed,
             }
         )

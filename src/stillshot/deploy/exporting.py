@@ -20,12 +20,13 @@ from stillshot.deploy.card import Describer, Provenance
 from stillshot.deploy.held_out import HeldOut, held_out_queries
 from stillshot.deploy.merged import load_in_float32, merge
 from stillshot.deploy.predictor import load_predictor
-from stillshot.errors import RunFolderError, WorkError
+from stillshot.errors import ModelError, RunFolderError, WorkError
 from stillshot.student.features import DecoderFeaturizer
 from stillshot.student.saved import Student
 from stillshot.student.sidecar import SIDECAR, Exported
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
+LeaveOut = Callable[[ExportKind, str], None]  # (kind, why)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def export_student(
     queries: Path | None = None,
     floor: float | None = None,
     repo: str | None = None,
+    leave_out: LeaveOut | None = None,
     report: Report = lambda *_: None,
 ) -> list[Export]:
     """Export a student, each kind into a folder of ``output`` with its name.
@@ -71,6 +73,8 @@ def export_student(
         floor: The least agreement to accept; if ``None``, that of each kind
             (:data:`stillshot.config.AGREEMENT_FLOORS`).
         repo: The Hub repository that the folder ``hub`` is for, by which its card calls it.
+        leave_out: Is told of each kind that the student cannot have, and the others are made; if ``None``, such a
+            kind is an error.
 
     Raises:
         ModelError: There is no student, or it cannot be exported so.
@@ -82,8 +86,7 @@ def export_student(
     for kind in ordered:
         _check_target(output / kind, folder)
     student = load_in_float32(folder)
-    for kind in ordered:
-        _check_kind(kind, student)
+    ordered = [kind for kind in ordered if _fits(kind, student, leave_out)]
     held_out = held_out_queries(folder, student.task, queries)
     provenance = Provenance.of(folder)
     report("the student's own answers", 0, 0)
@@ -107,11 +110,19 @@ def export_student(
     return done
 
 
-def _check_kind(kind: ExportKind, student: Student) -> None:
-    if kind in ("onnx", "onnx-int8"):
-        onnx_export.check_onnx(student)
-    elif kind == "gguf":
-        gguf_export.check_gguf(student)
+def _fits(kind: ExportKind, student: Student, leave_out: LeaveOut | None) -> bool:
+    """Whether the student can have this kind."""
+    try:
+        if kind in ("onnx", "onnx-int8"):
+            onnx_export.check_onnx(student)
+        elif kind == "gguf":
+            gguf_export.check_gguf(student)
+    except ModelError as error:
+        if leave_out is None:
+            raise
+        leave_out(kind, str(error))
+        return False
+    return True
 
 
 def _write(kind: ExportKind, student: Student, folder: Path, others: Sequence[Export]) -> Exported | None:
