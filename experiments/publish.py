@@ -25,6 +25,7 @@ from stillshot.report import write_report
 from stillshot.report.folder import read_results
 
 RESULTS = Path(__file__).parents[1] / "results"
+MADE_OF_THEM = ("calibrated.json", "plan.json")  # by other scripts, from a run's predictions or recipe
 
 
 def publish(run: Path, target: Path) -> None:
@@ -42,12 +43,19 @@ def publish(run: Path, target: Path) -> None:
     records += sorted(folder.peer("*").parent.glob("*.json"))
     records += [folder.peers] if folder.peers.is_file() else []
     target.parent.mkdir(parents=True, exist_ok=True)
+    beside = [target / name for name in MADE_OF_THEM if (target / name).is_file()]
+    if beside and (target / "results.json").read_bytes() != folder.results.read_bytes():
+        dropped = ", ".join(file.name for file in beside)
+        print(f"{target}: {dropped} is of earlier results and is left out. Make it again.", file=sys.stderr)
+        beside = []
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         written = Path(scratch) / target.name
         for record in records:
             copy = written / record.relative_to(run)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(record, copy)
+        for file in beside:
+            shutil.copy(file, written)
         write_report(written)
         shutil.rmtree(target, ignore_errors=True)
         written.rename(target)

@@ -344,7 +344,7 @@ class Recipe(Section):
     )
     in_context_models: list[Literal["teacher", "students"]] = Field(default=["teacher"], min_length=1)
     controls: list[Control] = []
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     evaluation: Evaluation = Evaluation()
 
     @field_validator("seeds", mode="before")

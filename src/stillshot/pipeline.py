@@ -54,7 +54,7 @@ class Run:
                 name = f"labels {setting.name}"
                 try:
                     self._isolated(name, label_setting, setting)
-                except WorkError as error:
+                except StillshotError as error:
                     self.report(name, f"failed: {error}", 0, 0)
                     for spec in self._cells(setting):
                         if spec.needs_labels:

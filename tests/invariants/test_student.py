@@ -22,13 +22,16 @@ from scipy.special import log_softmax, softmax
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    DistilBertConfig,
+    DistilBertModel,
     MPNetConfig,
     pipeline,
 )
 
-from stillshot.config import Lora, Prompt, Training
+from stillshot.config import Lora, Prompt, Training, Tuning
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
 from stillshot.errors import DataError, ModelError, PromptError, WorkError
@@ -631,6 +634,26 @@ def test_interrupted_training_is_uninterrupted_training(
     assert {p.name for p in tmp_path.iterdir()} == {"whole", "resumed"}  # no checkpoint is left behind
 
 
+def test_the_time_before_an_interruption_counts(lively: Lively, tmp_path: Path) -> None:
+    def train(progress: Callable[[int, int], None] | None) -> float:
+        section, training = section_of(lively("opt")), Training(epochs=1, batch_size=8)
+        return train_student(
+            section, SENTIMENT, Prompt(), training, training_set(), tmp_path / "s",
+            seed=0, progress=progress, checkpoint_seconds=0.0,
+        ).seconds  # fmt: skip
+
+    def stop(step: int, _: int) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stop)
+    (known,) = (tmp_path / ".s.checkpoints").glob("checkpoint-*/stillshot.seconds")
+    assert float(known.read_text()) > 0
+    known.write_text("5000")
+    assert train(None) > 5000
+
+
 @pytest.mark.parametrize("missing", ["all but the weights", "the end of the state"])
 def test_a_checkpoint_that_was_not_finished_is_passed_over(
     lively: Lively, tmp_path: Path, missing: str
@@ -742,6 +765,47 @@ def test_a_loaded_student_is_the_saved_one(
         np.abs(expected - student_of(lively(model), tuning=tuning, head=head).predict_proba(queries)).max()
         > 0.01
     )
+
+
+@pytest.mark.parametrize("settings", [{"tuning": "lora"}, {"tuning": "lora", "lora": Lora(layers=1)}])
+def test_layers_that_the_weights_lack_are_trained_and_saved(
+    lively: Lively, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """A masked language model has no pooler, through which a classifier reads."""
+    base = tmp_path / "base"
+    shutil.copytree(lively("bert"), base)
+    AutoModelForMaskedLM.from_pretrained(base).save_pretrained(base)
+    student, queries = stirred(str(base), **settings), reviews(9)
+    trained = [name for name, weight in student.model.named_parameters() if weight.requires_grad]
+    assert any("pooler.dense.modules_to_save" in name for name in trained)
+    student.save(tmp_path / "s")
+    expected = student.predict_proba(queries)
+    torch.manual_seed(7)  # of what is fresh again when it is loaded
+    assert (Student.load(tmp_path / "s").predict_proba(queries) == expected).all()
+
+
+@pytest.mark.parametrize("tuning", ["lora", "bitfit"])
+def test_all_layers_above_the_base_model_are_trained(tmp_path: Path, lively: Lively, tuning: Tuning) -> None:
+    """DistilBERT has two, one of which ends in the other's name."""
+    config = DistilBertConfig(vocab_size=600, dim=16, n_layers=2, n_heads=2, hidden_dim=32)
+    DistilBertModel(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(lively("bert")).save_pretrained(tmp_path / "base")
+    check_tuning(config, tuning, Lora())
+    model = student_of(str(tmp_path / "base"), tuning=tuning).model
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert sum("classifier" in name and name.endswith("weight") for name in trained) == 2
+
+
+def test_a_student_finds_its_base_model_from_elsewhere(
+    lively: Lively, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(lively("opt"), tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    student, queries = stirred("base", tuning="lora"), reviews(3)
+    student.save(tmp_path / "s")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert (Student.load(tmp_path / "s").predict_proba(queries) == student.predict_proba(queries)).all()
 
 
 @pytest.mark.parametrize("tuning", ["full", "bitfit"])

@@ -362,6 +362,14 @@ def test_a_run_its_second_call_and_its_report(tiny_recipe: Path) -> None:
     assert Path("runs/tiny/claims.md").is_file()
     assert call("report", str(tiny_recipe)).exit_code == 0
     assert not Path("runs/tiny/claims.md").exists()  # the task is not the paper's
+    recipe, records = Path("runs/tiny/recipe.yaml"), Path("runs/tiny/results.json").read_bytes()
+    written = recipe.read_text(encoding="utf-8")
+    recipe.write_text(written.replace("random:tiny-bert", "models/elsewhere"), encoding="utf-8")
+    moved = call("report", "runs/tiny")  # to where its models are not
+    assert moved.stdout.strip() == str(Path("runs/tiny/report.html"))
+    assert "results.json was kept as it is. The model 'models/elsewhere' cannot be loaded" in moved.stderr
+    assert Path("runs/tiny/results.json").read_bytes() == records
+    recipe.write_text(written, encoding="utf-8")
     for path in Path("runs/tiny/cells").iterdir():  # a copy without the large files
         path.unlink()
     page = Path("runs/tiny/report.html").read_bytes()
@@ -495,6 +503,29 @@ def test_labels_that_could_not_be_made_end_the_stage(
     result = call("label", str(tiny_recipe))
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Its queries could not be labelled: The disk is full." in result.stderr
+
+
+def test_a_setting_that_cannot_be_labelled_leaves_the_rest_to_be_done(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stillshot import pipeline
+    from stillshot.errors import PromptError
+
+    isolated = pipeline.run_isolated
+
+    def one_too_long(work: Any, *arguments: Any, **settings: Any) -> Any:
+        if work.__name__ == "label_setting":
+            raise PromptError("A prompt is too long.")
+        return isolated(work, *arguments, **settings)
+
+    monkeypatch.setattr(pipeline, "run_isolated", one_too_long)
+    result = call(
+        "run", str(tiny_recipe), "-o", "out", "--set", "methods=[pattern_finetune, context_distillation]"
+    )
+    assert result.exit_code == 1
+    assert "Its queries could not be labelled: A prompt is too long." in result.stderr
+    cells = json.loads(Path("out/results.json").read_text(encoding="utf-8"))["cells"]
+    assert {cell["method"] for cell in cells if cell["failed"] is None} == {"pattern_finetune"}
 
 
 # Progress ----------------------------------------------------------------------------------------

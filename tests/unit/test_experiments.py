@@ -202,6 +202,20 @@ def test_published_runs_keep_their_records_alone(swept: tuple[Path, dict[str, An
     assert read_results(target) == read_results(run)
 
 
+def test_what_is_made_of_published_results_stays_as_long_as_they_do(
+    swept: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, target = swept[0] / "temperature/1", tmp_path / "published"
+    publishing.publish(run, target)
+    (target / "calibrated.json").write_text("{}")
+    publishing.publish(run, target)
+    assert (target / "calibrated.json").read_text() == "{}"
+    (target / "results.json").write_text("{}")  # as if of an earlier run
+    publishing.publish(run, target)
+    assert not (target / "calibrated.json").exists()
+    assert "calibrated.json is of earlier results and is left out. Make it again." in capsys.readouterr().err
+
+
 def test_a_plan_stands_beside_what_was_taken(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

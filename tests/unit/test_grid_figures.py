@@ -110,6 +110,11 @@ def test_the_in_context_variants_are_two_series() -> None:
 def test_one_budget_makes_no_curve(tmp_path: Path) -> None:
     results = tuned_results((16,))
     assert not has_grid(results)
+    half = cell("in_context", id="in_context-raw-s0", num_shots=8, labelled=8)  # a context of half the labels
+    results = make_results(
+        cells=[*results.cells, half], summary=[*results.summary, summary_line([half])], comparisons=[]
+    )
+    assert not has_grid(results)
     write_report(write_run(tmp_path, results, with_items=False), paper=True)
     assert not drawn(tmp_path) & (BY_METHOD | BY_TUNING)
 

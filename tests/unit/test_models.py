@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from transformers import AutoModelForCausalLM, ModernBertDecoderConfig
 
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
 from stillshot.errors import ModelError, WorkError
 from stillshot.models import load
+from stillshot.models.output import gives_own_logits
 from stillshot.models.random_weights import SHAPES, random_config, random_tokenizer
 from stillshot.models.resolve import cache_folder, resolve_model, weights_fingerprint
 from stillshot.student.heads import resolve_head
@@ -167,3 +170,27 @@ def test_a_named_dtype_is_taken_as_it_is(name: Dtype) -> None:
 
 def test_an_automatic_dtype_is_one_the_device_computes_in() -> None:
     assert load.choose_dtype("auto") in (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("model", ["llama", "opt", "qwen2", "gpt2", "gpt_neox"])
+def test_logits_are_the_models_own(lively: Callable[[str], str], model: str) -> None:
+    loaded: Any = load.load_causal_lm(resolve_model(lively(model)), torch.float32)
+    head = loaded.get_output_embeddings()
+    assert gives_own_logits(loaded)
+    assert loaded.get_output_embeddings() is head
+
+
+def test_a_model_whose_logits_are_made_otherwise_is_refused(tmp_path: Path) -> None:
+    """Between its states and its output layer, this one has a layer of its own."""
+    config = ModernBertDecoderConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=3, sep_token_id=4,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"modernbert-decoder\) does more between its last states and its logits"
+    ):
+        load.load_causal_lm(resolve_model(str(tmp_path)), torch.float32)

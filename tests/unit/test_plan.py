@@ -245,6 +245,24 @@ def test_a_plan_has_a_line_for_each_kind_of_work(recipe: Path) -> None:
     assert all(len(line) <= 120 for line in lines)
 
 
+def test_controls_are_planned_with_the_contexts_and_labels_that_they_have(recipe: Path) -> None:
+    content = json.loads(recipe.read_text()) | {"controls": ["zero_shot_teacher", "shuffled_labels"]}
+    recipe.write_text(json.dumps(content | {"students": content["students"][:1]}))
+    cells = json.loads(call("plan", str(recipe), "--json").stdout)["cells"]
+    labelled = {cell["control"]: cell for cell in cells if cell["stage"] == "label"}
+    shown = {control: (cell["num_contexts"], cell["num_shots"]) for control, cell in labelled.items()}
+    assert shown == {None: (2, 4), "zero_shot_teacher": (0, 0), "shuffled_labels": (2, 4)}
+    assert all(len(cell["names"]) == 2 for cell in cells if cell["stage"] == "label")
+    distilled = {cell["control"]: cell for cell in cells if cell["method"] == "context_distillation"}
+    assert {control: cell["labelled"] for control, cell in distilled.items()} == {
+        None: 4,
+        "zero_shot_teacher": 0,
+        "shuffled_labels": 4,
+    }
+    assert distilled["shuffled_labels"]["train_seconds"] < distilled[None]["train_seconds"]
+    assert "shuffled" in call("plan", str(recipe)).stdout
+
+
 def test_a_plan_for_machines_names_cells_and_has_all_figures(recipe: Path) -> None:
     told = json.loads(call("plan", str(recipe), "--json").stdout)
     assert told["recipe"] == "planned"

@@ -40,6 +40,7 @@ def refused(**changes: Any) -> str:
         ({"seeds": 3}, ["seeds: must be a list: [3] for the one seed 3, [0, 1, 2] for 3 seeds"]),
         ({"seeds": 0}, ["seeds: must be a list: [0] for the one seed 0 (got '0')."]),
         ({"seeds": [0, 1, 0]}, ["seeds: given twice: 0"]),
+        ({"seeds": [0, -1]}, ["seeds.1: Input should be greater than or equal to 0"]),
         ({"budgets": [{"labelled": 4, "num_shots": 8}]}, ["num_shots 8 is more than the 4 labelled examples"]),
         ({"data": {"in_domain": {"a": "x"}, "out_of_domain": {"a": "y"}}}, ["evaluation sets named twice: ['a']"]),
         ({"data": {"in_domain": {"a": "x"}, "max_evaluation": {"b": 2}}}, ["max_evaluation names 'b'", "no evaluation set"]),
@@ -89,7 +90,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    recipe = validated(Recipe, {**RECIPE, "description": "🙂 {x}: no", "seeds": [3, -1]}, "r.yaml")
+    recipe = validated(Recipe, {**RECIPE, "description": "🙂 {x}: no", "seeds": [3, 0]}, "r.yaml")
     (tmp_path / "r.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "r.yaml") == recipe
     assert yaml.safe_load(dump_recipe(recipe))["teacher"]["model"] == recipe.teacher.model  # every default

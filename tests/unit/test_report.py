@@ -17,7 +17,7 @@ from stillshot.evaluate.assemble import line_key
 from stillshot.evaluate.records import Cell, Interval, Results
 from stillshot.report import markdown_table, names, tables, write_report
 from stillshot.report.breakdowns import CALIBRATED, calibration_table, group_tables, predicted_tables
-from stillshot.report.examples import choose_examples
+from stillshot.report.examples import choose_examples, paired_cells
 from stillshot.report.lines import cells_of, headline, ordered_lines
 from stillshot.report.names import NOT_APPLICABLE
 from stillshot.report.narrative import tell
@@ -438,3 +438,40 @@ def test_documented_examples(module: object) -> None:
 def test_no_model_library_is_imported() -> None:
     code = "import stillshot.report, sys; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_teacher_that_is_set_against_a_student_is_the_one_that_taught_it() -> None:
+    """Of one context too, and where another budget of as many labels has more of them."""
+    student = cell("context_distillation", id="context_distillation-x-n16x1x16-s0", num_contexts=1)
+    asked = [
+        cell("in_context", id=f"in_context-{name}-s0", num_contexts=contexts, **changes)
+        for name, contexts, changes in (
+            ("x-raw-n16x1x16", 1, {"scoring": "direct", "calibration": "none"}),
+            ("x-teacher-n16x1x16", 1, {}),
+            ("x-teacher-n16x4x8", 4, {}),
+        )
+    ]
+    cells = [*asked, student]
+    results = make_results(cells=cells, summary=[summary_line([one]) for one in cells], comparisons=[])
+    found = paired_cells(results)
+    assert found is not None
+    assert [one.id for one in found] == [student.id, "in_context-x-teacher-n16x1x16-s0"]
+
+
+def test_a_control_without_labels_stands_beside_those_of_its_budget() -> None:
+    cells = []
+    for labelled in (4, 16):
+        setting = f"n{labelled}x1x{labelled}"
+        cells += [
+            cell("pattern_finetune", labelled=labelled, id=f"pattern_finetune-x-{setting}-s0"),
+            cell("context_distillation", labelled=labelled, id=f"context_distillation-x-{setting}-s0"),
+            cell("context_distillation", labelled=0, id=f"zero_shot_teacher-x-{setting}-s0",
+                 control="zero_shot_teacher", num_shots=0, num_contexts=0),
+        ]  # fmt: skip
+    results = make_results(cells=cells, summary=[summary_line([one]) for one in cells], comparisons=[])
+    shown = [row.name.text for row in tables.comparison_table(results).rows]
+    assert [("control" in name, "fine-tuning" in name) for name in shown] == 2 * [
+        (False, True),
+        (False, False),
+        (True, False),
+    ]

@@ -278,3 +278,43 @@ def test_what_is_evaluated_on_is_asked_of_no_teacher_and_shown_in_no_context(tmp
             found.append(drawn(both, both, seed))
     assert found
     assert all(texts.isdisjoint(tested) for texts in found)
+
+
+def test_a_text_is_known_whatever_else_its_row_has(tmp_path: Path) -> None:
+    """Evaluated as a task with a field more, it is the same text."""
+    rows = [{**one.fields, "label": one.label, "title": f"no. {n}"} for n, one in enumerate(POOL[:40])]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    titled = TASK.model_dump() | {"name": "titled", "fields": [*TASK.fields, "title"]}
+    titled["sources"] = {"local": {"splits": {"test": "rows.jsonl"}}}
+    (tmp_path / "titled.yaml").write_text(json.dumps(titled), encoding="utf-8")
+    data = {
+        "root": str(tmp_path),
+        "labelled": str(tmp_path / "rows.jsonl"),
+        "unlabelled": str(tmp_path / "rows.jsonl"),
+        "num_unlabelled": 4,
+        "in_domain": {"test": f"{tmp_path / 'titled.yaml'}:test"},
+    }
+    recipe = Recipe.model_validate(
+        {"name": "r", "task": TASK.model_dump(), "data": data, "budgets": [{"labelled": 6}]}
+    )
+    materials = Materials(recipe)
+    assert {one.key for one in materials.evaluation_sets[0].examples} == {one.key for one in POOL[:40]}
+    with pytest.raises(DataError, match="there are 0 distinct texts, with 40 more in use"):
+        materials.draw(recipe.budgets[0], 0)
+
+
+def test_a_split_to_take_queries_from_needs_no_labels(tmp_path: Path) -> None:
+    task = TASK.model_dump() | {"drop_labels": ["other"]}
+    task["sources"] = {"local": {"splits": {"train": "train.jsonl", "pool": "pool.jsonl"}}}
+    dropped = [{"text": "dropped", "label": "other"}]
+    pool = [dict(one.fields) for one in POOL[40:60]]
+    for name, rows in (
+        ("train", [{**one.fields, "label": one.label} for one in POOL[:40]]),
+        ("pool", pool + dropped),
+    ):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    data = {"root": str(tmp_path), "unlabelled": "pool", "num_unlabelled": 20}
+    recipe = Recipe.model_validate({"name": "r", "task": task, "data": data, "budgets": [{"labelled": 6}]})
+    draw = Materials(recipe).draw(recipe.budgets[0], 0)
+    assert {one.fields["text"] for one in draw.queries} == {row["text"] for row in pool}

@@ -313,6 +313,20 @@ def test_the_way_of_asking_that_answers_held_out_examples_is_chosen(
     assert len(merits) == 3 * (3 + 2)  # three ways, and each direct one with the channel
 
 
+@pytest.mark.parametrize(("of_negative", "of_positive", "shots"), [(8, 2, 4), (2, 8, 8), (5, 4, 7)])
+def test_folds_of_few_examples_of_a_label_are_asked_with_fewer(
+    tmp_path: Path, of_negative: int, of_positive: int, shots: int
+) -> None:
+    interview = Interview(Judge("Good?"), SENTIMENT, SoftLabelStore(tmp_path))
+    budget = Budget(labelled=of_negative + of_positive, num_contexts=1, num_shots=shots)
+    asking, merits = select_asking(
+        interview, labelled(of_negative, of_positive), budget, Prompt(), seed=0, temperature=0.25
+    )
+    assert asking.prompt.pattern == "yes-no"
+    assert asking.temperature == 0.25
+    assert max(merits.values()) > 0.5
+
+
 def test_no_held_out_example_is_among_its_demonstrations(tmp_path: Path) -> None:
     teacher, examples = Judge("Good?"), labelled(4, 4)
     interview = Interview(teacher, SENTIMENT, SoftLabelStore(tmp_path))

@@ -60,7 +60,7 @@ def _table(found: Sequence[PlannedCell]) -> Any:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for cell in found:
-        trained = _brief(cell.trainable_parameters)
+        trained = names.parameters(cell.trainable_parameters)
         model = [names.model_name(cell.model)]
         if cell.head == "channel":
             model.append("channel")
@@ -70,7 +70,7 @@ def _table(found: Sequence[PlannedCell]) -> Any:
             _work(cell),
             str(cell.labelled),
             ", ".join(model),
-            _brief(cell.parameters) + (f"\n({trained})" if cell.trainable_parameters else ""),
+            names.parameters(cell.parameters) + (f"\n({trained})" if cell.trainable_parameters else ""),
             names.size(cell.model_bytes)
             + (f"\n({names.size(cell.saved_bytes)})" if cell.saved_bytes else ""),
             names.size(cell.peak_memory_bytes),
@@ -84,10 +84,11 @@ def _work(cell: PlannedCell) -> str:
     """What is done, with the contexts x shots where there are some."""
     from stillshot.report import names
 
-    if not cell.num_contexts:
-        return names.method_name(cell.method)
-    what = "Label queries" if cell.stage == "label" else "In-context"
-    return f"{what}, {cell.num_contexts}x{cell.num_shots}"
+    what = names.method_name(cell.method)
+    if cell.num_contexts:
+        what = "Label queries" if cell.stage == "label" else "In-context"
+        what += f", {cell.num_contexts}x{cell.num_shots}"
+    return f"{what} ({names.CONTROLS[cell.control]})" if cell.control else what
 
 
 def _totals(found: Sequence[PlannedCell]) -> str:
@@ -96,14 +97,6 @@ def _totals(found: Sequence[PlannedCell]) -> str:
     peak = max((cell.peak_memory_bytes for cell in found), default=0)
     seconds = sum(cell.seconds * len(cell.names) for cell in found)
     return f"The run: up to {names.size(peak)} above the libraries at a time, and about {_duration(seconds)} in all."
-
-
-def _brief(number: int) -> str:
-    """A count in three digits: ``1.32 B``, ``125 M``, ``38 k``."""
-    for unit, name in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{name}"
-    return str(number)
 
 
 def _duration(seconds: float) -> str:

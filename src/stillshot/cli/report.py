@@ -9,7 +9,7 @@ import typer
 
 from stillshot.cli.arguments import RunPath, read_recipe, run_folder
 from stillshot.cli.progress import progress
-from stillshot.errors import RunFolderError
+from stillshot.errors import DataError, ModelError, RecipeError, RunFolderError, StillshotError
 
 if TYPE_CHECKING:
     from stillshot.evaluate.folder import RunFolder
@@ -39,11 +39,23 @@ def report(
         from stillshot.report import write_report
 
         run = RunFolder(folder)
+        kept: StillshotError | None = None
         if _has_predictions(run):
-            _write_results(run, paper=paper)
-            page = folder / "report.html"
-        else:
+            try:
+                _write_results(run, paper=paper)
+            except (
+                DataError,
+                ModelError,
+                RecipeError,
+            ) as error:  # the run is from another machine, or has been moved
+                if not run.results.is_file():
+                    raise
+                kept = error
+        page = folder / "report.html"
+        if kept or not _has_predictions(run):
             page = write_report(folder, paper=paper)
+    if kept:
+        typer.echo(f"{run.results} was kept as it is. {kept}", err=True)
     typer.echo(page)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -164,7 +165,7 @@ def _check_teacher(recipe: Recipe, materials: Materials) -> list[Finding]:
 
 
 def _asked(materials: Materials, setting: Setting) -> list[Example]:
-    """The longest texts make the longest prompts; a few of them stand for all that is asked."""
+    """A few of the longest texts make the longest prompts, and stand for all that is asked."""
     return _longest(materials.all_asked(materials.draw(setting.budget, setting.seed)))
 
 
@@ -178,7 +179,16 @@ def _longest_prompt(
 
 
 def _longest(examples: Sequence[Example]) -> list[Example]:
-    return sorted(examples, key=lambda e: sum(map(len, e.fields.values())), reverse=True)[:8]
+    """Those of most characters, and of most bytes: scripts and emoji take more tokens a character."""
+
+    def characters(example: Example) -> int:
+        return sum(map(len, example.fields.values()))
+
+    def size(example: Example) -> int:
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in example.fields.values())
+
+    most = [example for key in (characters, size) for example in heapq.nlargest(8, examples, key=key)]
+    return list({example.key: example for example in most}.values())
 
 
 def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:

@@ -83,7 +83,7 @@ def distill(
         budget = Budget(
             labelled=len(shown),
             num_contexts=num_contexts,
-            num_shots=num_shots or fewest * len(definition.labels),
+            num_shots=fewest * len(definition.labels) if num_shots is None else num_shots,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -94,7 +94,7 @@ def distill(
     interview = Interview(LocalTeacher(section), definition, SoftLabelStore(folder / "softlabels"), show)
     asking = Asking(section.scoring, section.calibration, prompt, section.temperature)
     if section.select:
-        asking, _ = select_asking(interview, shown, budget, prompt, seed)
+        asking, _ = select_asking(interview, shown, budget, prompt, seed, section.temperature)
     contexts = interview.fitted(asking, draw_contexts(shown, definition.labels, budget, seed), asked)
     scores = interview.scores(asking, contexts, asked)
     soft = answers.soft_labels(scores, interview.biases(asking, contexts, scores), asking.temperature)

@@ -152,9 +152,8 @@ class Materials:
     @cached_property
     def unlabelled(self) -> Sequence[Example]:
         """What queries are drawn from."""
-        # A split's labels say which rows the task drops (e.g. neutral pairs); a file of queries has none.
-        reference = self.recipe.data.unlabelled
-        return self._read(reference, labels=not is_file_reference(reference))[1]
+        data = self.recipe.data
+        return self._read(data.unlabelled, labels=data.unlabelled == data.labelled)[1]
 
     def _read(self, reference: str, *, labels: bool) -> tuple[TaskDefinition, list[Example]]:
         if (reference, labels) not in self._known:
@@ -165,15 +164,21 @@ class Materials:
                     f"{', '.join(task.fields)}). Name data with the fields {', '.join(self.task.fields)}."
                 )
             words = self.recipe.data.max_words
-            cut = [_cut(example, words) for example in examples] if words else examples
-            self._known[reference, labels] = task, cut
+            self._known[reference, labels] = (
+                task,
+                [_as_read(example, self.task, words) for example in examples],
+            )
         return self._known[reference, labels]
 
 
-def _cut(example: Example, max_words: int) -> Example:
-    """The example with every text cut after ``max_words`` words."""
-    fields = {}
-    for name, text in example.fields.items():
-        parts = text.split(maxsplit=max_words)
-        fields[name] = text if len(parts) <= max_words else text[: len(text) - len(parts[-1])].rstrip()
-    return replace(example, fields=fields)
+def _as_read(example: Example, task: TaskDefinition, max_words: int | None) -> Example:
+    """The example with the task's fields alone, by which equal texts are known, each cut after ``max_words`` words."""
+    fields = {name: _cut(example.fields[name], max_words) for name in task.fields}
+    return example if fields == example.fields else replace(example, fields=fields)
+
+
+def _cut(text: str, max_words: int | None) -> str:
+    if max_words is None:
+        return text
+    parts = text.split(maxsplit=max_words)
+    return text if len(parts) <= max_words else text[: len(text) - len(parts[-1])].rstrip()

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from stillshot.config import Recipe, Training
+from stillshot.config import Control, Recipe, Training
 from stillshot.evaluate.speed import Speed, measure_speed
 from stillshot.methods.cells import CellSpec, Setting, asked_settings, cells
 from stillshot.methods.materials import Materials
@@ -57,6 +57,7 @@ class PlannedCell:
     peak_memory_bytes: int
     num_contexts: int = 0
     num_shots: int = 0
+    control: Control | None = None
     label_seconds: float = 0.0
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
@@ -75,7 +76,7 @@ def plan(recipe: Recipe, report: Report = lambda *_: None) -> list[PlannedCell]:
     """
     planner = _Planner(recipe, Materials(recipe), measure_speed())
     jobs: list[tuple[Callable[..., PlannedCell], list[Setting] | list[CellSpec]]] = []
-    for settings in _alike(asked_settings(recipe), lambda setting: setting.budget):
+    for settings in _alike(asked_settings(recipe), lambda setting: (setting.budget, setting.control)):
         jobs.append((planner.labelling, settings))
     for specs in _alike(cells(recipe), _kind_of_cell):
         jobs.append((planner.student if specs[0].student else planner.teacher, specs))
@@ -100,7 +101,12 @@ def _alike(items: Iterable[Item], kind: Callable[[Item], object]) -> list[list[I
 
 
 def _kind_of_cell(spec: CellSpec) -> object:
-    return spec.method, spec.model, spec.variant, spec.student, spec.setting.budget
+    return spec.method, spec.model, spec.variant, spec.student, spec.setting.budget, spec.setting.control
+
+
+def _labels(setting: Setting) -> int:
+    """The labelled examples that a setting uses."""
+    return 0 if setting.control == "zero_shot_teacher" else setting.budget.labelled
 
 
 @dataclass
@@ -123,18 +129,19 @@ class _Planner:
     def labelling(self, group: Sequence[Setting]) -> PlannedCell:
         """A setting's queries, labelled by the teacher."""
         setting, teacher = group[0], self.recipe.teacher
-        draw = self.materials.draw(setting.budget, setting.seed)
+        draw = self.materials.draw(setting.budget, setting.seed, setting.control)
         kinds = answers.kinds_of(teacher.scoring)
         parts = self._asked(teacher.model, kinds, draw.contexts, draw.queries)
         return self._told(
             parts,
             stage="label",
             method="label queries",
-            labelled=setting.budget.labelled,
+            labelled=_labels(setting),
             names=tuple(setting.name for setting in group),
             model=teacher.model,
-            num_contexts=len(draw.contexts),
-            num_shots=setting.budget.shots,
+            num_contexts=len(draw.contexts) if draw.contexts[0] else 0,
+            num_shots=len(draw.contexts[0]),
+            control=setting.control,
             label_seconds=len(draw.contexts) * self._seconds(parts),
         )
 
@@ -177,25 +184,27 @@ class _Planner:
             model=section.model,
             head=resolve_head(section, config),
             tuning=section.tuning,
-            labelled=spec.setting.budget.labelled,
+            labelled=_labels(spec.setting),
             names=tuple(spec.id for spec in group),
             parameters=footprint.parameters,
             trainable_parameters=footprint.trainable_parameters,
             model_bytes=footprint.model_bytes,
             saved_bytes=footprint.saved_bytes,
             peak_memory_bytes=footprint.train_peak_bytes,
+            control=spec.setting.control,
             train_seconds=self.speed.seconds(footprint.train_work),
             evaluate_seconds=self._item_share * self.speed.seconds(footprint.ask_work),
         )
 
     def _trained(self, spec: CellSpec, training: Training) -> StudentFootprint:
         assert spec.student is not None
-        draw = self.materials.draw(spec.setting.budget, spec.setting.seed)
+        draw = self.materials.draw(spec.setting.budget, spec.setting.seed, spec.setting.control)
+        labelled = () if spec.setting.control else draw.labelled  # a control is told of no gold label
         labels = len(self.materials.task.labels)
-        data = TrainingSet(labelled=draw.labelled)
+        data = TrainingSet(labelled=labelled)
         if spec.method == "context_distillation":
             soft = np.full((len(draw.queries), labels), 1 / labels)
-            data = TrainingSet(draw.queries, soft, draw.labelled)
+            data = TrainingSet(draw.queries, soft, labelled)
         return student_footprint(
             spec.student,
             self.materials.task,

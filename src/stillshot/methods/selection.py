@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +24,17 @@ MAX_FOLDS = 16
 
 
 def select_asking(
-    interview: Interview, labelled: Sequence[Example], budget: Budget, prompt: Prompt, seed: int
+    interview: Interview,
+    labelled: Sequence[Example],
+    budget: Budget,
+    prompt: Prompt,
+    seed: int,
+    temperature: float = 1.0,
 ) -> tuple[Asking, dict[str, float]]:
     """The way of asking under which held-out labelled examples are answered best.
 
     Each fold leaves out one example of every label (more, where that would make over 16 folds) and
-    asks about them under one context of the rest, which so stays balanced. Candidates are every pattern
+    asks about them under one balanced context of the rest. Candidates are every pattern
     and channel of the task and every calibration; batch calibration takes the held-out answers of all
     folds as its pool.
 
@@ -54,7 +61,7 @@ def select_asking(
         label = " + ".join(f"{kind}:{name}" for kind, name in parts) + f" / {asking.calibration}"
         candidates[label], merits[label] = asking, merit(np.asarray(total), gold)
     best = max(merits, key=lambda label: merits[label])
-    return candidates[best], merits
+    return replace(candidates[best], temperature=temperature), merits
 
 
 def check_selection(labelled: Sequence[Example], labels: Sequence[str]) -> None:
@@ -73,7 +80,7 @@ def check_selection(labelled: Sequence[Example], labels: Sequence[str]) -> None:
 
 
 def leave_out_folds(labelled: Sequence[Example], labels: Sequence[str]) -> list[list[Example]]:
-    """Disjoint groups with as many examples of every label as any other, at most 16 of them."""
+    """At most 16 disjoint groups of all examples, each with one or more of every label."""
     by_label = {label: [e for e in labelled if e.label == label] for label in labels}
     count = min(MAX_FOLDS, min(map(len, by_label.values())))
     return [[e for label in labels for e in by_label[label][index::count]] for index in range(count)]
@@ -104,7 +111,7 @@ def _held_out(
     rows, shifts = [], []
     for fold in folds:
         rest = [example for example in labelled if example not in fold]
-        shots = min(budget.shots, len(rest))
+        shots = _shots(rest, budget)
         contexts = (
             draw_contexts(
                 rest, interview.task.labels, Budget(labelled=len(rest), num_contexts=1, num_shots=shots), seed
@@ -117,6 +124,14 @@ def _held_out(
         rows.append(interview.scores(asking, contexts, fold)[kind][0])
         shifts.append(np.repeat(np.asarray(interview.biases(asking, contexts)[kind])[0], len(fold), axis=0))
     return np.concatenate(rows), np.concatenate(shifts)
+
+
+def _shots(rest: Sequence[Example], budget: Budget) -> int:
+    """As many as the budget's contexts have, or fewer where a label has too few examples left for that."""
+    if budget.shots >= len(rest):
+        return len(rest)
+    counts = Counter(example.label for example in rest)
+    return min(budget.shots, min(counts.values()) * len(counts))
 
 
 def _calibrated(

@@ -45,7 +45,7 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
         )
         if recipe.teacher.select:
             asking, merits = select_asking(
-                interview, draw.labelled, setting.budget, recipe.prompt, setting.seed
+                interview, draw.labelled, setting.budget, recipe.prompt, setting.seed, asking.temperature
             )
         contexts = interview.fitted(asking, draw.contexts, materials.all_asked(draw))
         scores = interview.scores(asking, contexts, draw.queries)

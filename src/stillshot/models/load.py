@@ -19,14 +19,16 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from stillshot.errors import ModelError
+from stillshot.models.output import gives_own_logits
 from stillshot.models.random_weights import random_config, random_tokenizer
 from stillshot.models.resolve import ResolvedModel
 from stillshot.types import Dtype
 
 # Auto classes list encoders such as BERT as causal models too; these read in both directions.
 _ENCODERS = {
-    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "modernbert",
-    "mpnet", "nomic_bert", "roberta", "xlm-roberta",
+    "albert", "bert", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
+    "megatron-bert", "modernbert", "mpnet", "nomic_bert", "rembert", "roberta", "roberta-prelayernorm", "roformer",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
 }  # fmt: skip
 _OTHER_VOCABULARIES = ("tekken.json", "tiktoken.model", "tokenizer.model")  # which transformers converts
 _weightless: ContextVar[bool] = ContextVar("weightless", default=False)
@@ -141,12 +143,18 @@ def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedMod
     if resolved.is_random or _weightless.get():
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    return _explained(
+    model = _explained(
         resolved,
         lambda: AutoModelForCausalLM.from_pretrained(
             resolved.location, revision=resolved.revision, dtype=dtype
         ).eval(),
     )
+    if not gives_own_logits(model):
+        raise ModelError(
+            f"{resolved.id} ({config.model_type}) does more between its last states and its logits than is done here, so "
+            "it would be scored wrongly. Use another model, e.g. bundled:smollm2-135m."
+        )
+    return model
 
 
 def unread_bytes(resolved: ResolvedModel, model: Any, tables: Iterable[Any], rows: Iterable[int]) -> int:
@@ -172,9 +180,17 @@ def unread_bytes(resolved: ResolvedModel, model: Any, tables: Iterable[Any], row
 
 
 def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
-    """A sequence-classification model; its score layer is fresh where the weights have none.
+    """A sequence-classification model; see :func:`load_new_classifier`."""
+    return load_new_classifier(resolved, dtype, **settings)[0]
 
-    ``settings`` go into the configuration (labels, padding token).
+
+def load_new_classifier(
+    resolved: ResolvedModel, dtype: torch.dtype, **settings: Any
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """A sequence-classification model, and the names of its layers that are fresh, as the weights have none.
+
+    The score layer is one, of an encoder that was made for something else often a pooler too. ``settings`` go into the
+    configuration (labels, padding token).
 
     Raises:
         ModelError: The architecture has no sequence-classification class, or the model is not found.
@@ -185,13 +201,18 @@ def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any
     try:
         if resolved.is_random or _weightless.get():
             torch.manual_seed(0)
-            return AutoModelForSequenceClassification.from_config(config, dtype=dtype)
-        return _explained(
+            return AutoModelForSequenceClassification.from_config(config, dtype=dtype), frozenset()
+        model, found = _explained(
             resolved,
             lambda: AutoModelForSequenceClassification.from_pretrained(
-                resolved.location, revision=resolved.revision, config=config, dtype=dtype
+                resolved.location,
+                revision=resolved.revision,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
             ),
         )
+        return model, frozenset(name.rpartition(".")[0] for name in found["missing_keys"])
     except ValueError as error:
         raise ModelError(f"{resolved.id} cannot be a classifier: {error}") from error
 

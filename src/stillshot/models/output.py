@@ -39,6 +39,29 @@ def output_logits(model: Any, states: Tensor, rows: Tensor | None = None) -> Ten
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
+@torch.no_grad()
+def gives_own_logits(model: Any) -> bool:
+    """Whether :func:`output_logits` of a model's last hidden states are what the model itself gives.
+
+    A few tokens are read, and only a few rows of the output layer, which may be large and not in memory yet.
+    """
+    head, rows = model.get_output_embeddings(), min(8, model.get_input_embeddings().weight.shape[0])
+    if not isinstance(head, torch.nn.Linear):
+        return False
+    few = torch.nn.Linear(head.in_features, rows, bias=head.bias is not None, device="meta")
+    few.weight = torch.nn.Parameter(head.weight[:rows])
+    if head.bias is not None:
+        few.bias = torch.nn.Parameter(head.bias[:rows])
+    ids = torch.arange(rows, device=head.weight.device).unsqueeze(0)
+    model.set_output_embeddings(few)
+    try:
+        expected = model(input_ids=ids, use_cache=False).logits[0].float()
+        found = output_logits(model, model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+    finally:
+        model.set_output_embeddings(head)
+    return expected.shape == found.shape and torch.allclose(expected, found, rtol=0.05, atol=0.05)
+
+
 def label_logits(model: Any, states: Tensor, label_tokens: Sequence[int]) -> Tensor:
     """Logits at the label tokens, shape ``(states, labels)``: log-probabilities up to a constant a row."""
     return output_logits(model, states, torch.tensor(label_tokens, device=states.device))

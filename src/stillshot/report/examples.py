@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stillshot.evaluate.assemble import setting_of
 from stillshot.evaluate.records import Cell, Results
 from stillshot.report import names
 from stillshot.report.folder import evaluation_path, predictions_path, read_lines
@@ -120,10 +122,19 @@ def paired_cells(results: Results) -> tuple[Cell, Cell] | None:
             and (cell.seed, cell.labelled) == (student.seed, student.labelled)
         ]
         if teachers:
-            return student, max(
-                teachers, key=lambda cell: (cell.teacher == student.teacher, cell.num_contexts)
-            )
+            return student, max(teachers, key=partial(_likeness, student))
     return None
+
+
+def _likeness(student: Cell, teacher: Cell) -> tuple[bool, bool, bool, int]:
+    """The greater, the nearer an in-context cell is to what taught the student."""
+    asked = ("scoring", "calibration", "num_contexts")
+    return (
+        teacher.teacher == student.teacher,
+        setting_of(teacher.id) == setting_of(student.id),
+        all(getattr(teacher, name) == getattr(student, name) for name in asked),
+        teacher.num_contexts,
+    )
 
 
 def _answers(path: Path) -> dict[str, dict[int, tuple[str, Answer]]]:

@@ -43,7 +43,10 @@ class Series:
 
 def has_grid(results: Results) -> bool:
     """Whether there are at least two numbers of labels to draw something against."""
-    return len({line.labelled for line in results.summary if line.labelled}) > 1
+    lines = [line for line in results.summary if line.labelled]
+    # A context may hold only a part of a budget's labels.
+    given = [line for line in lines if line.method != "in_context"] or lines
+    return len({line.labelled for line in given}) > 1
 
 
 def method_series(results: Results) -> list[Series]:

@@ -75,7 +75,8 @@ def comparison_table(results: Results, peers: Peers | None = None) -> Table:
     whole interval lies above those of all other lines.
     """
     lines: list[SummaryLine | PeerLine] = sorted(
-        [*ordered_lines(results), *peer_lines(results, peers)], key=lambda line: line.labelled
+        [*ordered_lines(results), *peer_lines(results, peers)],
+        key=lambda line: names.budget(line) if isinstance(line, SummaryLine) else line.labelled,
     )
     seeds = len({cell.seed for cell in results.cells})
     sets = evaluation_sets(results)

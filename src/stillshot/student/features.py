@@ -25,7 +25,11 @@ class Featurizer(Protocol):
     max_tokens: int
 
     def features(self, examples: Sequence[Example]) -> list[Feature]:
-        """Unpadded inputs, one an example; each has ``length``."""
+        """Unpadded inputs, one an example; each has ``length``, its tokens.
+
+        One of several sequences has their number as ``sequences``, the longest one's tokens as ``length``, and the tokens of
+        them all as ``tokens``.
+        """
         ...
 
     def pad(self, features: Sequence[Feature]) -> dict[str, Tensor]:
@@ -114,6 +118,8 @@ class ChannelFeaturizer:
                     "input_ids": [list(sequence.ids) for sequence in prompt.sequences],
                     "scored_from": [sequence.scored_from for sequence in prompt.sequences],
                     "length": max(len(sequence.ids) for sequence in prompt.sequences),
+                    "sequences": len(prompt.sequences),
+                    "tokens": sum(len(sequence.ids) for sequence in prompt.sequences),
                 }
                 for prompt in prompts
             ]

@@ -40,12 +40,15 @@ def build_label_model(
     tokenizer: Any,
     verbalizer: Verbalizer | None,
     dtype: torch.dtype,
-) -> Any:
-    """A sequence-classification model over the labels.
+) -> tuple[Any, frozenset[str]]:
+    """A sequence-classification model over the labels, and the names of its layers that are fresh.
 
     A decoder's score layer starts as the rows of the output embedding at the label words (the mean of
     the rows for label words of several tokens), so before training its logits are the zero-shot label
     scores. An encoder's is fresh.
+
+    Raises:
+        ModelError: It cannot be a classifier, or is a decoder without such a score layer.
     """
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     names = {
@@ -55,11 +58,17 @@ def build_label_model(
         "pad_token_id": pad,
     }
     rows = None if verbalizer is None else _label_rows(resolved, verbalizer, dtype)
-    model: Any = load.load_classifier(resolved, dtype, **names)
+    loaded: tuple[Any, frozenset[str]] = load.load_new_classifier(resolved, dtype, **names)
+    model, fresh = loaded
     if rows is not None:
+        if not isinstance(getattr(model, "score", None), nn.Linear):
+            raise ModelError(
+                f"{resolved.id} ({model.config.model_type}) has no score layer on its last states, so head: label is not "
+                "possible. Use head: channel or language_model, or another decoder."
+            )
         with torch.no_grad():
             model.score.weight.copy_(rows)
-    return model
+    return model, fresh
 
 
 def _label_rows(resolved: ResolvedModel, verbalizer: Verbalizer, dtype: torch.dtype) -> Tensor:

@@ -84,8 +84,8 @@ class Student:
             tuned = apply_tuning(language_model, section.tuning, section.lora, classifies=False)
             model = with_language_model_head(head, tuned, task.labels)
             return cls(model, tokenizer, task, prompt, section, head)
-        model = build_label_model(resolved, task.labels, tokenizer, verbalizer, dtype)
-        model = apply_tuning(model, section.tuning, section.lora, classifies=True)
+        model, fresh = build_label_model(resolved, task.labels, tokenizer, verbalizer, dtype)
+        model = apply_tuning(model, section.tuning, section.lora, classifies=True, fresh=fresh)
         return cls(model, tokenizer, task, prompt, section, head)
 
     @classmethod
@@ -93,7 +93,8 @@ class Student:
         """A saved student, in evaluation mode on the best device.
 
         Args:
-            dtype: Of all weights; ``None`` is that in which it was trained and evaluated, float32 for what trained.
+            dtype: Of all weights; ``None`` is float32 where all of them are saved, else that in which the base model is
+                read for training, with adapters in float32.
 
         Raises:
             ModelError: The folder holds no student, or its weights are damaged.
@@ -140,9 +141,11 @@ class Student:
 
     def sidecar(self, exported: Exported | None = None) -> Sidecar:
         """What a folder with this student, or an export of it, says beside the weights."""
-        template = _template(self.featurizer, self.head)
+        template, section = _template(self.featurizer, self.head), self.section
+        if section.tuning == "lora" and Path(section.model).is_dir():  # needed wherever the student is loaded
+            section = section.model_copy(update={"model": str(Path(section.model).resolve())})
         return Sidecar(
-            self.head, self.task, self.prompt, self.section, template, self.featurizer.max_tokens, exported
+            self.head, self.task, self.prompt, section, template, self.featurizer.max_tokens, exported
         )
 
     def predict(self, queries: Sequence[Query], batch_size: int = 32) -> list[Prediction]:

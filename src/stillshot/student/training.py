@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from stillshot.config import LEARNING_RATES, Prompt, TaskDefinition, Training
 from stillshot.config import Student as StudentSection
@@ -31,6 +32,7 @@ from stillshot.student.tuning import count_parameters
 from stillshot.types import Example
 
 Progress = Callable[[int, int], None]
+_SECONDS = "stillshot.seconds"  # in a checkpoint, what it took to get there
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a training took."""
+    """What a training took, with all that it was interrupted in."""
 
     steps: int
     seconds: float
@@ -101,6 +103,8 @@ def train_student(
     checkpoints = folder.parent / f".{folder.name}.checkpoints"
     rows = data.rows(student, training.hard_label_weight)
     _keep_only_own(checkpoints, [section, training, task, prompt, rows, seed])
+    resumed = _last_checkpoint(checkpoints)
+    started -= _seconds_before(resumed)
     arguments = training_arguments(
         section, training, student, len(rows), checkpoints, seed, checkpoint_seconds
     )
@@ -110,11 +114,11 @@ def train_student(
         pad=student.featurizer.pad,
         label_tokens=student.label_tokens,
         train_dataset=rows,
-        callbacks=[_Reporting(progress)] if progress else [],
+        callbacks=[_Clock(checkpoints, started), *([_Reporting(progress)] if progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
     try:
-        outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+        outcome = trainer.train(resume_from_checkpoint=resumed)
         if not math.isfinite(outcome.training_loss):
             raise WorkError(f"The loss of {folder.name} is not finite. Lower the learning rate.")
         scratch = folder.parent / f".{folder.name}.tmp"
@@ -140,6 +144,12 @@ def _keep_only_own(checkpoints: Path, training: Sequence[object]) -> None:
         shutil.rmtree(checkpoints)
     checkpoints.mkdir(parents=True, exist_ok=True)
     known.write_text(digest, encoding="utf-8")
+
+
+def _seconds_before(checkpoint: str | None) -> float:
+    """What a training had taken when it was interrupted."""
+    known = None if checkpoint is None else Path(checkpoint) / _SECONDS
+    return float(known.read_text(encoding="utf-8")) if known is not None and known.is_file() else 0.0
 
 
 def _last_checkpoint(folder: Path) -> str | None:
@@ -210,3 +220,15 @@ class _Reporting(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.progress(state.global_step, state.max_steps)
+
+
+class _Clock(TrainerCallback):
+    """Keeps with each checkpoint how long the training has taken."""
+
+    def __init__(self, checkpoints: Path, started: float) -> None:
+        self.checkpoints, self.started = checkpoints, started
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        checkpoint = self.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if checkpoint.is_dir():
+            (checkpoint / _SECONDS).write_text(str(time.perf_counter() - self.started), encoding="utf-8")

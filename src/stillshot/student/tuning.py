@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from stillshot.config import Lora, Tuning
 from stillshot.errors import ModelError
 
 
-def apply_tuning(model: Any, tuning: Tuning, lora: Lora, *, classifies: bool) -> Any:
+def apply_tuning(
+    model: Any, tuning: Tuning, lora: Lora, *, classifies: bool, fresh: Collection[str] = ()
+) -> Any:
     """Make a model trainable; what is not trained has ``requires_grad`` false.
 
     With ``lora`` the adapters are injected into ``model``, which must not be used for anything else.
@@ -20,7 +23,8 @@ def apply_tuning(model: Any, tuning: Tuning, lora: Lora, *, classifies: bool) ->
 
     Args:
         model: A sequence classifier, or a causal language model.
-        classifies: Whether it is a classifier, whose score layer is always trained.
+        classifies: Whether it is a classifier, whose layers above the base model are always trained.
+        fresh: Names of layers of a classifier that its weights had nothing for: they are trained, and saved, too.
 
     Returns:
         The model, wrapped in a PEFT model for ``lora``.
@@ -28,10 +32,11 @@ def apply_tuning(model: Any, tuning: Tuning, lora: Lora, *, classifies: bool) ->
     Raises:
         ModelError: BitFit on a model without bias terms, or LoRA on modules that do not exist.
     """
+    new = sorted({*_head_layers(model), *fresh}) if classifies else []
     if tuning == "lora":
-        model = _with_lora(model, lora, classifies)
+        model = _with_lora(model, lora, classifies, new)
     elif tuning == "bitfit":
-        _freeze_all_but_biases(model)
+        _freeze_all_but_biases(model, new)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
@@ -44,16 +49,17 @@ def check_tuning(config: Any, tuning: Tuning, lora: Lora) -> None:
     Raises:
         ModelError: See :func:`apply_tuning`.
     """
-    if tuning == "full" or (tuning == "lora" and lora.layers is None and lora.target_modules == "all-linear"):
+    if tuning == "full":
         return
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
         apply_tuning(model, tuning, lora, classifies=True)
 
 
-def _with_lora(model: Any, lora: Lora, classifies: bool) -> Any:
+def _with_lora(model: Any, lora: Lora, classifies: bool, new: Sequence[str]) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
+    beside = [name for name in new if name not in ("score", "classifier")]  # these two PEFT knows itself
     settings = LoraConfig(
         task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,
         r=lora.rank,
@@ -63,10 +69,11 @@ def _with_lora(model: Any, lora: Lora, classifies: bool) -> Any:
         if lora.layers is None
         else _linear_names(model, lora.target_modules),
         layers_to_transform=None if lora.layers is None else _last_layers(model, lora.layers),
+        modules_to_save=beside or None,
     )
     try:
         return get_peft_model(model, settings)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if hasattr(m, "weight")})
         raise ModelError(
             f"LoRA cannot be put on target_modules {lora.target_modules!r}: {str(error).splitlines()[0]} "
@@ -97,9 +104,18 @@ def _last_layers(model: Any, count: int) -> list[int]:
     return list(range(total - count, total))
 
 
-def _freeze_all_but_biases(model: Any) -> None:
-    """BitFit (Ben Zaken et al. 2022): bias terms and the score layer train."""
-    head = {id(parameter) for name in ("score", "classifier") for parameter in _parameters_of(model, name)}
+def _head_layers(model: Any) -> list[str]:
+    """Layers of a classifier above its base model."""
+    return [
+        name
+        for name, layer in model.named_children()
+        if layer is not model.base_model and any(True for _ in layer.parameters())
+    ]
+
+
+def _freeze_all_but_biases(model: Any, new: Sequence[str]) -> None:
+    """BitFit (Ben Zaken et al. 2022): bias terms and the score layer train, and what is new like it."""
+    head = {id(parameter) for name in new for parameter in model.get_submodule(name).parameters()}
     biases = [
         name
         for name, parameter in model.named_parameters()
@@ -112,11 +128,6 @@ def _freeze_all_but_biases(model: Any) -> None:
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name in biases or id(parameter) in head
-
-
-def _parameters_of(model: Any, name: str) -> list[torch.nn.Parameter]:
-    module = getattr(model, name, None)
-    return list(module.parameters()) if isinstance(module, torch.nn.Module) else []
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
