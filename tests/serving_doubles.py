@@ -107,9 +107,11 @@ async def served(
         yield client
 
 
-def save_tiny(folder: Path, task: TaskDefinition = SENTIMENT, model: str = "random:tiny-bert") -> Path:
+def save_tiny(
+    folder: Path, task: TaskDefinition = SENTIMENT, model: str = "random:tiny-bert", **settings: Any
+) -> Path:
     """A saved student whose answers differ well from text to text."""
-    student = Student.create(StudentSection(model=model), task, Prompt())
+    student = Student.create(StudentSection(model=model, **settings), task, Prompt())
     stir(student.model)
     student.save(folder)
     return folder

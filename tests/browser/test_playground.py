@@ -228,7 +228,7 @@ def test_several_students_and_a_token(open_page: Open, tmp_path: Path) -> None:
         page.get_by_label("Token of this server").fill("wrong")
         page.keyboard.press("Enter")
         sync_api.expect(page.locator("#problem")).to_contain_text("not this server’s token")
-        page.get_by_label("Token of this server").fill("sesame")
+        page.get_by_label("Token of this server").fill(" sesame ")
         page.keyboard.press("Enter")
         page.get_by_label("Student", exact=True).select_option("second")
         page.get_by_label("text", exact=True).fill("a film")
@@ -236,3 +236,51 @@ def test_several_students_and_a_token(open_page: Open, tmp_path: Path) -> None:
         sync_api.expect(page.locator(".answer .bars")).to_have_count(1)
         sync_api.expect(page.locator(".answer .note").first).to_have_text("second")
         sync_api.expect(page.locator("#program")).to_contain_text('"model": "second"')
+
+
+def enter(page: Any, token: str) -> None:
+    page.get_by_label("Token of this server").fill(token)
+    page.keyboard.press("Enter")
+
+
+def kept(page: Any) -> int:
+    """How many tokens the page keeps."""
+    return page.evaluate("sessionStorage.length")
+
+
+def test_a_mistyped_token_locks_nobody_out(open_page: Open, tmp_path: Path) -> None:
+    with ServerProcess(save_tiny(tmp_path / "tiny"), "--token", "sesame") as running:
+        page = open_page(running.url)
+        for token in ("ses\u200bame", "sesame…", "sésame", "open sesame", " "):
+            enter(page, token)
+            sync_api.expect(page.locator("#problem")).to_contain_text("A token is ASCII without spaces.")
+            assert kept(page) == 0
+        page.route("**/v1/models", lambda route: route.abort())
+        enter(page, "sesame")
+        sync_api.expect(page.locator("#problem")).to_contain_text("cannot be reached")
+        assert kept(page) == 0
+        page.unroute("**/v1/models")
+        enter(page, "wrong")
+        sync_api.expect(page.locator("#problem")).to_contain_text("not this server’s token")
+        assert kept(page) == 0
+        page.reload()
+        enter(page, "sesame")
+        sync_api.expect(page.get_by_label("text", exact=True)).to_be_visible()
+        sync_api.expect(page.locator("#problem")).to_be_hidden()
+        page.reload()  # one that opened the server is kept
+        sync_api.expect(page.get_by_label("text", exact=True)).to_be_visible()
+
+
+def test_only_a_text_that_was_cut_is_said_to_be(open_page: Open, tmp_path: Path) -> None:
+    student = save_tiny(tmp_path / "tiny", model="random:tiny-llama", head="channel", max_tokens=64)
+    with ServerProcess(student) as running:
+        page = open_page(running.url)
+        # Of the first, only the sequences of all labels together have more tokens than the student reads.
+        for text, is_cut in (("a film, warm and fine", False), ("a film, warm and fine " * 9, True)):
+            page.get_by_label("text", exact=True).fill(text)
+            page.keyboard.press("Control+Enter")
+            note = page.locator(".answer .note").last
+            sync_api.expect(note).to_contain_text(" tokens")
+            said = note.inner_text()
+            assert int(said.split(" ")[0]) > 64
+            assert ("to which the text was cut" in said) == is_cut

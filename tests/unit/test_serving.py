@@ -206,6 +206,8 @@ async def test_health_and_metrics() -> None:
         await client.post("/predict", json={"inputs": [["four"], ["five"]]})
         await client.post("/predict", content=b"{")
         await client.get("/nowhere/at/all")
+        # A batch is counted after its answers.
+        await until(lambda: b'stillshot_tokens_total{model="s0"} 8.0' in _service(client).metrics.text())
         metrics = (await client.get("/metrics")).text
     assert 'stillshot_requests_total{endpoint="/predict",status="200"} 1.0' in metrics
     assert 'stillshot_requests_total{endpoint="/predict",status="415"} 1.0' in metrics
@@ -313,8 +315,11 @@ async def test_a_full_queue_is_told_of_and_empties_again() -> None:
 
 
 def _waiting(client: httpx.AsyncClient) -> int:
-    service = client._transport.app.state.service  # type: ignore[attr-defined]
-    return service._queues["s0"].waiting_rows
+    return _service(client)._queues["s0"].waiting_rows
+
+
+def _service(client: httpx.AsyncClient) -> Any:
+    return client._transport.app.state.service  # type: ignore[attr-defined]
 
 
 @in_loop
@@ -630,10 +635,42 @@ def test_texts_of_unlike_length_do_not_share_a_pass() -> None:
     batcher = batcher_of(stub, Limits(batch_tokens=80))
     texts = ["x" * length for length in (60, 2, 2, 40, 2, 39, 2)]
     (outcomes,) = filter(None, batcher._answers([[Example({"text": text}) for text in texts]]))
-    ((probabilities, tokens),) = outcomes.values()
+    ((probabilities, tokens, longest),) = outcomes.values()
     assert stub.batches == [1, 2, 4]
-    assert tokens == sum(map(len, texts))
+    assert (tokens, longest) == (sum(map(len, texts)), 60)
     assert probabilities[:, 0].tolist() == chances(texts)
+
+
+@in_loop
+async def test_a_channel_student_reads_a_sequence_for_each_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny(tmp_path / "student", model="random:tiny-llama", head="channel")
+    texts = [f"film {i}, " + "grim and warm, " * (i % 5) for i in range(12)]
+    expected = Student.load(folder).predict_proba(texts)
+    (student,) = load_students([folder], with_teachers=False)
+    logits, shapes = student.predictor.logits, list[torch.Size]()
+
+    def seen(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        shapes.append(inputs["input_ids"].shape)
+        return logits(inputs)
+
+    monkeypatch.setattr(student.predictor, "logits", seen)
+    features = student.read([Example({"text": text}) for text in texts])
+    lengths = [len(ids) for feature in features for ids in feature["input_ids"]]
+    assert len(lengths) == 2 * len(texts)
+    limits = Limits(batch_tokens=4 * max(lengths))
+    async with served(s=student, limits=limits) as client:
+        predicted = await client.post("/predict", json={"inputs": [[text] for text in texts]})
+        counted = f'stillshot_tokens_total{{model="student"}} {float(sum(lengths))}'.encode()
+        await until(lambda: counted in _service(client).metrics.text())
+        classified = (await client.post("/classify", json={"input": texts})).json()
+    assert max(shape.numel() for shape in shapes) <= limits.batch_tokens
+    assert max(shape[0] for shape in shapes) > 1
+    assert predicted.headers["x-compute-tokens"] == str(sum(lengths))
+    assert predicted.headers["x-longest-sequence"] == str(max(lengths))
+    assert classified["usage"]["total_tokens"] == sum(lengths)
+    assert np.array([row["probs"] for row in classified["data"]]) == pytest.approx(expected, abs=1e-5)
 
 
 # The token, and the page's files -----------------------------------------------------------------
@@ -709,7 +746,7 @@ def test_the_teacher_gives_the_soft_labels_of_its_run(run_student: Path) -> None
     read = teacher.read(asked)
     assert teacher.answer(read) == pytest.approx(np.array(labels["soft_labels"]), abs=1e-5)
     own = teacher.writer.prompts("direct", teacher.contexts[0], asked[:1])[0]
-    assert read[0]["length"] > 2 * own.query_tokens  # both contexts are read
+    assert read[0]["tokens"] > 2 * own.query_tokens  # both contexts are read
 
 
 @in_loop

@@ -29,7 +29,8 @@ from stillshot.types import Example
 
 logger = logging.getLogger(__name__)
 Observe = Callable[[int, int, float], None]  # (rows, tokens, seconds) of a batch
-Outcome = tuple[NDArray[np.float64], int] | Refusal  # probabilities and tokens of a piece, or why it has none
+# Probabilities, tokens and the longest sequence of a piece, or why it has none.
+Outcome = tuple[NDArray[np.float64], int, int] | Refusal
 Tell = Callable[[Sequence[tuple["_Piece", "Answer | Refusal"]]], object]
 
 # What a forward pass costs besides its tokens, in tokens of the smallest student on a processor. An accelerator computes
@@ -41,7 +42,10 @@ class Model(Protocol):
     """What a batcher asks."""
 
     def read(self, examples: Sequence[Example]) -> list[Feature]:
-        """What the model computes on, one an example; each has its tokens as ``length``.
+        """What the model computes on, one an example.
+
+        Each has its tokens as ``length``. One of several sequences has their number as ``sequences``, the longest one's
+        tokens as ``length``, and the tokens of them all as ``tokens``.
 
         One thread asks at a time: tokenizers must not be used by two at once.
 
@@ -61,13 +65,15 @@ class Answer:
 
     Attributes:
         probabilities: Shape ``(inputs, labels)``.
-        tokens: Read of all inputs.
+        tokens: Read of all inputs, in all their sequences.
+        longest: Tokens of the longest sequence.
         queue_seconds: From its arrival to the begin of its first batch.
         inference_seconds: From there to the end of the last pass with one of them.
     """
 
     probabilities: NDArray[np.float64]
     tokens: int
+    longest: int
     queue_seconds: float
     inference_seconds: float
 
@@ -163,6 +169,7 @@ class Batcher:
         return Answer(
             np.concatenate([part.probabilities for part in parts]),
             sum(part.tokens for part in parts),
+            max(part.longest for part in parts),
             queued,
             max(ends) - queued,
         )
@@ -255,8 +262,10 @@ class Batcher:
                 spans[number] = range(len(rows), len(rows) + len(features))
                 rows += features
         lengths = [feature["length"] for feature in rows]
+        sequences = [feature.get("sequences", 1) for feature in rows]
+        tokens = [feature.get("tokens", feature["length"]) for feature in rows]
         found: dict[int, NDArray[np.float64]] = {}
-        for positions in cut(lengths, [1] * len(rows), self._limits.batch_tokens, self._pass_cost):
+        for positions in cut(lengths, sequences, self._limits.batch_tokens, self._pass_cost):
             probabilities = self._model.answer([rows[i] for i in positions])
             if not np.isfinite(probabilities).all():
                 raise FloatingPointError("probabilities that are not finite")
@@ -265,7 +274,11 @@ class Batcher:
                 number: spans.pop(number) for number in list(spans) if found.keys() >= set(spans[number])
             }
             yield {
-                number: (np.stack([found[i] for i in span]), sum(lengths[i] for i in span))
+                number: (
+                    np.stack([found[i] for i in span]),
+                    sum(tokens[i] for i in span),
+                    max(lengths[i] for i in span),
+                )
                 for number, span in ended.items()
             }
 

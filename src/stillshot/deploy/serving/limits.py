@@ -20,7 +20,8 @@ class Limits:
         queue_rows: Rows of one student that wait for a batch.
         teacher_queue_rows: The same of a teacher, which takes seconds a row.
         batch_rows: Rows of one batch; 1 switches batching off.
-        batch_tokens: Tokens of one forward pass, padding included; a longer row is a pass of its own.
+        batch_tokens: Tokens of one forward pass, padding included, in all sequences of its rows (a channel student reads
+            one a label); a longer row is a pass of its own.
         wait_seconds: How long a row waits for others to share its batch while another is computed.
         send_seconds: How long a client may take to send a request's head, and its body.
         timeout_seconds: How long a request may wait and be computed.

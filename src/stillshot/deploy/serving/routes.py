@@ -205,9 +205,10 @@ def _classified(name: str, labels: list[str], answer: Answer) -> dict[str, Any]:
 
 
 def _times(answer: Answer) -> dict[str, str]:
-    """Headers by the names of Text Embeddings Inference; times in milliseconds."""
+    """Headers by the names of Text Embeddings Inference, but for the longest sequence; times in milliseconds."""
     return {
         "x-compute-tokens": str(answer.tokens),
+        "x-longest-sequence": str(answer.longest),
         "x-queue-time": f"{1000 * answer.queue_seconds:.1f}",
         "x-inference-time": f"{1000 * answer.inference_seconds:.1f}",
     }

@@ -21,6 +21,7 @@ from stillshot.errors import WorkError
 
 _HEAD_BYTES = 16_384
 _BACKLOG = 1024
+_TICK_SECONDS = 0.1
 # How long a thread that computes may be kept waiting by the one that reads requests: a forward pass asks for Python's
 # lock between any two products.
 _SWITCH_SECONDS = 0.00002
@@ -30,7 +31,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket of this process's own, which does not listen yet; port 0 takes a free one.
 
     Raises:
-        WorkError: The address is taken, or is not this machine's.
+        WorkError: The address is taken, is not this machine's, or is none.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -39,6 +40,10 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+    except UnicodeError:  # cannot even be looked up: a part of it is empty or too long
+        raise WorkError(
+            f"{host}:{port} cannot be listened on: that is no name of a host. Choose another --host."
+        ) from None
     except OSError as error:
         raise WorkError(
             f"{host}:{port} cannot be listened on: {error.strerror or error}. Choose another --port or --host."
@@ -55,11 +60,12 @@ def address_of(bound: socket.socket) -> str:
 def run_server(app: FastAPI, limits: Limits, bound: socket.socket, on_start: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then answer what was accepted and return.
 
-    From the signal on no connection is accepted. A second signal ends at once.
+    From the signal on no connection is accepted. A second Ctrl-C ends at once; a second SIGTERM changes nothing, since
+    one stop may send it twice: to all processes of a service, and by a script that passes it on.
     """
 
     class Protocol(TimedProtocol):
-        head_seconds = limits.send_seconds
+        send_seconds = limits.send_seconds
 
     config = uvicorn.Config(
         app,
@@ -106,40 +112,59 @@ class _Server(uvicorn.Server):
         if self.started:
             self._on_start()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn does not wait for connections once it is forced, but from Python 3.12 on asyncio does.
+        ending = asyncio.ensure_future(super().shutdown(sockets))
+        while not (await asyncio.wait([ending], timeout=_TICK_SECONDS))[0]:
+            if self.force_exit:
+                for connection in list(self.server_state.connections):
+                    connection.transport.abort()
+        await ending
+
 
 class TimedProtocol(H11Protocol):
-    """HTTP/1.1 whose clients have a bounded time to send the head of a request; uvicorn itself waits for ever."""
+    """HTTP/1.1 whose clients have a bounded time for what no endpoint waits for; uvicorn itself waits for ever.
 
-    head_seconds: float
-    _head_timer: asyncio.TimerHandle | None = None
+    That is a request's head, and the rest of a body whose answer went out before its end. More bytes of it do not
+    lengthen the time. Such an answer does not close its connection at once: who still sends might then not get to read it.
+    """
+
+    send_seconds: float
+    _timer: asyncio.TimerHandle | None = None
+    _awaited: Any = None  # what the timer is for, as a state of the client
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._watch_head()
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch_head()
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch_head()
+        self._unwatch()
         super().connection_lost(exc)
 
-    def _watch_head(self) -> None:
-        """Start the clock where a head is awaited, and stop it where one has come."""
-        if self.conn.their_state is not h11.IDLE:
-            self._unwatch_head()
-        elif self._head_timer is None and self.timeout_keep_alive_task is None:
-            self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
+    def _watch(self) -> None:
+        """Start the clock where a head or a rest is awaited, and stop it where that has come."""
+        state: Any = self.conn.their_state
+        is_rest = state is h11.SEND_BODY and self.cycle.response_complete
+        awaited = state if state is h11.IDLE or is_rest else None
+        if awaited is not self._awaited:
+            self._unwatch()
+        if awaited is not None and self._timer is None and self.timeout_keep_alive_task is None:
+            self._timer, self._awaited = self.loop.call_later(self.send_seconds, self._is_late), awaited
 
-    def _unwatch_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._awaited = None, None
 
-    def _head_is_late(self) -> None:
-        if not self.transport.is_closing():
+    def _is_late(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._awaited is h11.IDLE:
             self.transport.write(
                 b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             )
-            self.transport.close()
+        self.transport.close()

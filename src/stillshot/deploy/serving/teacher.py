@@ -80,7 +80,7 @@ class RunTeacher:
         return cls(teacher, writer, asking, contexts, biases, recipe.teacher.model)
 
     def read(self, examples: Sequence[Example]) -> list[Feature]:
-        """The prompts of each example, and the tokens of them all, contexts included.
+        """The prompts of each example, and their tokens, contexts included.
 
         Raises:
             PromptError: A prompt does not fit the teacher's window.
@@ -109,5 +109,5 @@ class RunTeacher:
                 (prompts[kind, index],) = fitted_prompts(
                     self.writer, kind, context, [example], self.teacher.window
                 )
-        tokens = sum(len(sequence.ids) for prompt in prompts.values() for sequence in prompt.sequences)
-        return {"prompts": prompts, "length": tokens}
+        lengths = [len(sequence.ids) for prompt in prompts.values() for sequence in prompt.sequences]
+        return {"prompts": prompts, "length": max(lengths), "sequences": len(lengths), "tokens": sum(lengths)}

@@ -1,7 +1,7 @@
 // The page: which students there are, one question, and a file to label.
 
 import { labelTable, source } from "./labelling.js";
-import { ask, rememberToken, RequestProblem } from "./server.js";
+import { ask, forgetToken, isToken, rememberToken, RequestProblem } from "./server.js";
 import { TableProblem } from "./tables.js";
 
 const at = (id) => document.getElementById(id);
@@ -32,10 +32,13 @@ async function begin() {
     students = (await ask("v1/models")).content.data;
   } catch (error) {
     const locked = error.status === 401;
-    at("entry").hidden = !locked;
-    if (locked) at("token").focus();
     const wrong = sessionStorage.length ? "That is not this server’s token." : "";
     tell("problem", locked ? wrong : error.message);
+    if (locked || !at("entry").hidden) {
+      forgetToken(); // it has opened nothing
+      at("entry").hidden = false;
+      at("token").focus();
+    }
     return;
   }
   at("entry").hidden = true;
@@ -109,7 +112,8 @@ async function fill(panel, path, body, student, signal) {
   try {
     const { content, headers } = await ask(path, body, signal);
     const tokens = Number(headers.get("x-compute-tokens"));
-    const cut = path === "predict" && tokens >= student.max_model_len ? ", to which the text was cut" : "";
+    const longest = Number(headers.get("x-longest-sequence"));
+    const cut = path === "predict" && longest >= student.max_model_len ? ", to which the text was cut" : "";
     state.replaceWith(
       bars(content[0], student.labels),
       element("p", {
@@ -196,7 +200,13 @@ function onSubmit(id, work) {
 }
 
 onSubmit("entry", () => {
-  rememberToken(at("token").value);
+  const token = at("token").value.trim();
+  if (!isToken(token)) {
+    tell("problem", "A token is ASCII without spaces. This one has another character, perhaps an unseen one: type it anew.");
+    at("token").select();
+    return;
+  }
+  rememberToken(token);
   begin();
 });
 onSubmit("ask", answer);

@@ -11,8 +11,17 @@ export class RequestProblem extends Error {
   }
 }
 
+/** Whether a text can be a token: a header takes no other characters. */
+export function isToken(text) {
+  return /^[\x21-\x7e]+$/.test(text);
+}
+
 export function rememberToken(token) {
   sessionStorage.setItem(TOKEN, token);
+}
+
+export function forgetToken() {
+  sessionStorage.removeItem(TOKEN);
 }
 
 /** The JSON answer and its headers. Without a body it is a GET. */
