@@ -25,9 +25,15 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     DistilBertModel,
+    ElectraConfig,
+    GraniteConfig,
+    ModernBertConfig,
     MPNetConfig,
+    RobertaConfig,
     pipeline,
 )
 
@@ -279,9 +285,9 @@ def test_bitfit_on_a_model_without_biases_names_alternatives(lively: Lively) -> 
         student_of(lively("llama"), tuning="bitfit")
     config = load.load_config(resolve_model("random:tiny-llama"))
     with pytest.raises(ModelError, match=r"llama models have none"):  # known before weights are loaded
-        check_tuning(config, "bitfit", Lora())
+        check_tuning(config, "bitfit", Lora(), classifies=True)
     with pytest.raises(ModelError, match=r"the model has 2 layers"):
-        check_tuning(config, "lora", Lora(layers=3))
+        check_tuning(config, "lora", Lora(layers=3), classifies=True)
 
 
 def test_lora_on_modules_that_do_not_exist_names_those_that_do(lively: Lively) -> None:
@@ -646,12 +652,21 @@ def test_the_time_before_an_interruption_counts(lively: Lively, tmp_path: Path) 
         if step == 2:
             raise KeyboardInterrupt
 
+    def stop_again(step: int, _: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         train(stop)
     (known,) = (tmp_path / ".s.checkpoints").glob("checkpoint-*/stillshot.seconds")
     assert float(known.read_text()) > 0
     known.write_text("5000")
-    assert train(None) > 5000
+    with pytest.raises(KeyboardInterrupt):
+        train(stop_again)
+    (known,) = (tmp_path / ".s.checkpoints").glob("checkpoint-*/stillshot.seconds")
+    assert float(known.read_text()) > 5000
+    known.write_text("")  # as if killed while it was written
+    assert 0 < train(None) < 5000
 
 
 @pytest.mark.parametrize("missing", ["all but the weights", "the end of the state"])
@@ -767,21 +782,44 @@ def test_a_loaded_student_is_the_saved_one(
     )
 
 
-@pytest.mark.parametrize("settings", [{"tuning": "lora"}, {"tuning": "lora", "lora": Lora(layers=1)}])
+_SIZES = {"vocab_size": 600, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "intermediate_size": 32, "max_position_embeddings": 300}  # fmt: skip
+
+
+@pytest.mark.parametrize("lora", [Lora(), Lora(layers=1)])
+@pytest.mark.parametrize(
+    ("config", "layer"),
+    [
+        (BertConfig(**_SIZES), "bert.pooler.dense"),
+        (DebertaV2Config(**_SIZES), "pooler"),
+        (RobertaConfig(**_SIZES, pad_token_id=0), "classifier"),
+        (ElectraConfig(**_SIZES, embedding_size=16), "classifier"),
+        (ModernBertConfig(**_SIZES, pad_token_id=0, bos_token_id=1, eos_token_id=2), "head"),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
 def test_layers_that_the_weights_lack_are_trained_and_saved(
-    lively: Lively, tmp_path: Path, settings: dict[str, Any]
+    lively: Lively, tmp_path: Path, config: Any, layer: str, lora: Lora
 ) -> None:
-    """A masked language model has no pooler, through which a classifier reads."""
+    """A masked language model has no pooler, through which a classifier reads, and heads may be several layers."""
     base = tmp_path / "base"
-    shutil.copytree(lively("bert"), base)
-    AutoModelForMaskedLM.from_pretrained(base).save_pretrained(base)
-    student, queries = stirred(str(base), **settings), reviews(9)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(base)
+    AutoTokenizer.from_pretrained(lively("bert")).save_pretrained(base)
+    check_tuning(config, "lora", lora, classifies=True)
+    student, queries = stirred(str(base), tuning="lora", lora=lora), reviews(9)
     trained = [name for name, weight in student.model.named_parameters() if weight.requires_grad]
-    assert any("pooler.dense.modules_to_save" in name for name in trained)
+    assert any(f".{layer}.modules_to_save" in name for name in trained)
     student.save(tmp_path / "s")
     expected = student.predict_proba(queries)
     torch.manual_seed(7)  # of what is fresh again when it is loaded
     assert (Student.load(tmp_path / "s").predict_proba(queries) == expected).all()
+
+
+def test_a_decoder_without_a_classifier_can_keep_its_own_head() -> None:
+    config = GraniteConfig(**_SIZES)
+    check_tuning(config, "lora", Lora(), classifies=False)
+    with pytest.raises(ModelError, match="A granite model cannot be a classifier"):
+        check_tuning(config, "lora", Lora(), classifies=True)
 
 
 @pytest.mark.parametrize("tuning", ["lora", "bitfit"])
@@ -790,22 +828,34 @@ def test_all_layers_above_the_base_model_are_trained(tmp_path: Path, lively: Liv
     config = DistilBertConfig(vocab_size=600, dim=16, n_layers=2, n_heads=2, hidden_dim=32)
     DistilBertModel(config).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(lively("bert")).save_pretrained(tmp_path / "base")
-    check_tuning(config, tuning, Lora())
-    model = student_of(str(tmp_path / "base"), tuning=tuning).model
+    check_tuning(config, tuning, Lora(), classifies=True)
+    student = student_of(str(tmp_path / "base"), tuning=tuning)
+    model = student.model
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert sum("classifier" in name and name.endswith("weight") for name in trained) == 2
+    student.save(tmp_path / "s")
+    torch.manual_seed(7)
+    kept, loaded = (
+        {n: w for n, w in m.named_parameters() if n in trained}
+        for m in (model, Student.load(tmp_path / "s").model)
+    )
+    assert all(torch.equal(kept[name], loaded[name]) for name in trained)
 
 
-def test_a_student_finds_its_base_model_from_elsewhere(
+def test_a_student_without_its_base_model_says_what_is_missing(
     lively: Lively, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(lively("opt"), tmp_path / "base")
     monkeypatch.chdir(tmp_path)
     student, queries = stirred("base", tuning="lora"), reviews(3)
     student.save(tmp_path / "s")
+    assert (Student.load(tmp_path / "s").predict_proba(queries) == student.predict_proba(queries)).all()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert (Student.load(tmp_path / "s").predict_proba(queries) == student.predict_proba(queries)).all()
+    with pytest.raises(
+        ModelError, match=r"s holds adapters for the model 'base', which cannot be had .*elsewhere"
+    ):
+        Student.load(tmp_path / "s")
 
 
 @pytest.mark.parametrize("tuning", ["full", "bitfit"])

@@ -299,6 +299,8 @@ def test_all_is_every_kind_that_a_student_can_have(
     assert sorted(path.name for path in Path("out").iterdir()) == sorted(kinds)
     assert told["left_out"].keys() == reasons.keys()
     assert all(told["left_out"][kind].startswith(why) for kind, why in reasons.items())
+    by_name = next(iter(reasons))  # what is asked for by name as well is not left out in silence
+    assert reasons[by_name] in refused("export", "student", "--to", by_name, *options)
 
 
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(lively: Lively) -> None:

@@ -81,6 +81,12 @@ def export(
     left_out: dict[str, str] = {}
     if repo is not None and "hub" not in kinds:
         raise ModelError("--repo says where --to hub uploads to. Add --to hub, or leave out --repo.")
+
+    def leave_out(kind: ExportKind, why: str) -> None:
+        if kind in to:  # asked for by name as well
+            raise ModelError(why)
+        left_out[kind] = why
+
     student = find_student(model)
     with progress(after_seconds=2.0) as report:
         report("export", "loading the student", 0, 0)
@@ -95,7 +101,7 @@ def export(
             queries=queries,
             floor=min_agreement,
             repo=repo,
-            leave_out=left_out.__setitem__ if ALL in to else None,
+            leave_out=leave_out if ALL in to else None,
             report=lambda what, count, total: report("export", what, count, total),
         )
         refused = [made for made in done if not made.accepted]

@@ -83,10 +83,10 @@ def export_student(
         WorkError: An export or its writing failed.
     """
     ordered: list[ExportKind] = [kind for kind in AGREEMENT_FLOORS if kind in kinds]
-    for kind in ordered:
-        _check_target(output / kind, folder)
     student = load_in_float32(folder)
     ordered = [kind for kind in ordered if _fits(kind, student, leave_out)]
+    for kind in ordered:
+        _check_target(output / kind, folder)
     held_out = held_out_queries(folder, student.task, queries)
     provenance = Provenance.of(folder)
     report("the student's own answers", 0, 0)

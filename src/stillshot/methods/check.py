@@ -210,7 +210,7 @@ def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
                 for setting in (s for s in settings(recipe) if s.control is None):
                     contexts, asked = _contexts(materials, setting)[:1], _asked(materials, setting)
                     _longest_prompt(writer, "direct", contexts, asked, load.window(config))
-        check_tuning(config, student.tuning, student.lora)
+        check_tuning(config, student.tuning, student.lora, classifies=head == "label")
         findings.append(Finding("student", f"{student.model}, {head} head, {student.tuning}"))
     return findings
 

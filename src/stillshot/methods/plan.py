@@ -104,9 +104,10 @@ def _kind_of_cell(spec: CellSpec) -> object:
     return spec.method, spec.model, spec.variant, spec.student, spec.setting.budget, spec.setting.control
 
 
-def _labels(setting: Setting) -> int:
-    """The labelled examples that a setting uses."""
-    return 0 if setting.control == "zero_shot_teacher" else setting.budget.labelled
+def _labels(recipe: Recipe, setting: Setting) -> int:
+    """The labelled examples that a setting uses; selection reads them also where no context shows them."""
+    shows_none = setting.control == "zero_shot_teacher" and not recipe.teacher.select
+    return 0 if shows_none else setting.budget.labelled
 
 
 @dataclass
@@ -136,7 +137,7 @@ class _Planner:
             parts,
             stage="label",
             method="label queries",
-            labelled=_labels(setting),
+            labelled=_labels(self.recipe, setting),
             names=tuple(setting.name for setting in group),
             model=teacher.model,
             num_contexts=len(draw.contexts) if draw.contexts[0] else 0,
@@ -184,7 +185,7 @@ class _Planner:
             model=section.model,
             head=resolve_head(section, config),
             tuning=section.tuning,
-            labelled=_labels(spec.setting),
+            labelled=_labels(self.recipe, spec.setting),
             names=tuple(spec.id for spec in group),
             parameters=footprint.parameters,
             trainable_parameters=footprint.trainable_parameters,

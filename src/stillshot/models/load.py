@@ -128,11 +128,18 @@ def configurations_only() -> Iterator[None]:
         _weightless.reset(token)
 
 
-def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedModel:
+def load_causal_lm(
+    resolved: ResolvedModel, dtype: torch.dtype, *, check_logits: bool = True
+) -> PreTrainedModel:
     """A causal language model on the processor, in evaluation mode.
 
+    Args:
+        resolved: Where it is.
+        dtype: Of its weights.
+        check_logits: Whether it is refused where its logits are not those of ``output_logits``.
+
     Raises:
-        ModelError: It is not a causal language model, or is not found.
+        ModelError: It is not a causal language model, is not found, or would be scored wrongly.
     """
     config = load_config(resolved)
     if is_encoder(config):
@@ -149,7 +156,7 @@ def load_causal_lm(resolved: ResolvedModel, dtype: torch.dtype) -> PreTrainedMod
             resolved.location, revision=resolved.revision, dtype=dtype
         ).eval(),
     )
-    if not gives_own_logits(model):
+    if check_logits and not gives_own_logits(model):
         raise ModelError(
             f"{resolved.id} ({config.model_type}) does more between its last states and its logits than is done here, so "
             "it would be scored wrongly. Use another model, e.g. bundled:smollm2-135m."

@@ -73,7 +73,7 @@ def build_label_model(
 
 def _label_rows(resolved: ResolvedModel, verbalizer: Verbalizer, dtype: torch.dtype) -> Tensor:
     """Rows of the output embedding at the label words, shape ``(labels, hidden)``."""
-    language_model: Any = load.load_causal_lm(resolved, dtype)
+    language_model: Any = load.load_causal_lm(resolved, dtype, check_logits=False)
     head = language_model.get_output_embeddings()
     return torch.stack([head.weight[list(ids)].mean(0) for ids in verbalizer.token_ids]).detach().clone()
 

@@ -15,7 +15,7 @@ from stillshot.config import Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.errors import DataError, ModelError
 from stillshot.models import load
-from stillshot.models.resolve import resolve_model
+from stillshot.models.resolve import ResolvedModel, resolve_model
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import PromptWriter
 from stillshot.student.features import ChannelFeaturizer, DecoderFeaturizer, EncoderFeaturizer, Featurizer
@@ -141,11 +141,9 @@ class Student:
 
     def sidecar(self, exported: Exported | None = None) -> Sidecar:
         """What a folder with this student, or an export of it, says beside the weights."""
-        template, section = _template(self.featurizer, self.head), self.section
-        if section.tuning == "lora" and Path(section.model).is_dir():  # needed wherever the student is loaded
-            section = section.model_copy(update={"model": str(Path(section.model).resolve())})
+        template = _template(self.featurizer, self.head)
         return Sidecar(
-            self.head, self.task, self.prompt, section, template, self.featurizer.max_tokens, exported
+            self.head, self.task, self.prompt, self.section, template, self.featurizer.max_tokens, exported
         )
 
     def predict(self, queries: Sequence[Query], batch_size: int = 32) -> list[Prediction]:
@@ -295,18 +293,32 @@ def _load_weights(
     if section.tuning != "lora":
         saved = resolve_model(str(folder))
         if head != "label":
-            return with_language_model_head(head, load.load_causal_lm(saved, torch.float32), task.labels)
+            own = load.load_causal_lm(saved, torch.float32, check_logits=False)
+            return with_language_model_head(head, own, task.labels)
         return load.load_classifier(saved, torch.float32)
     from peft import PeftModel
 
-    base = resolve_model(section.model, section.revision)
+    base = _base_of(folder, section)
     dtype = _frozen_dtype(section)
     if head != "label":
-        language_model: Any = load.load_causal_lm(base, dtype)
+        language_model: Any = load.load_causal_lm(base, dtype, check_logits=False)
         return with_language_model_head(head, PeftModel.from_pretrained(language_model, folder), task.labels)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     model: Any = load.load_classifier(base, dtype, num_labels=len(task.labels), pad_token_id=pad)
     return PeftModel.from_pretrained(model, folder)
+
+
+def _base_of(folder: Path, section: StudentSection) -> ResolvedModel:
+    """The model that a student's adapters belong to."""
+    try:
+        base = resolve_model(section.model, section.revision)
+        load.load_config(base)
+    except ModelError as error:
+        raise ModelError(
+            f"{folder} holds adapters for the model {section.model!r}, which cannot be had (a folder is looked for from "
+            f"{Path.cwd()}): {error}"
+        ) from error
+    return base
 
 
 def _config_of(model: Any) -> Any:

@@ -149,7 +149,10 @@ def _keep_only_own(checkpoints: Path, training: Sequence[object]) -> None:
 def _seconds_before(checkpoint: str | None) -> float:
     """What a training had taken when it was interrupted."""
     known = None if checkpoint is None else Path(checkpoint) / _SECONDS
-    return float(known.read_text(encoding="utf-8")) if known is not None and known.is_file() else 0.0
+    try:
+        return float(known.read_text(encoding="utf-8")) if known is not None and known.is_file() else 0.0
+    except ValueError:  # killed while it was written
+        return 0.0
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from stillshot.config import Lora, Tuning
@@ -32,7 +32,11 @@ def apply_tuning(
     Raises:
         ModelError: BitFit on a model without bias terms, or LoRA on modules that do not exist.
     """
-    new = sorted({*_head_layers(model), *fresh}) if classifies else []
+    heads = _head_layers(model) if classifies else []
+    new = [
+        *heads,
+        *(name for name in sorted(fresh) if not any(f"{name}.".startswith(f"{head}.") for head in heads)),
+    ]
     if tuning == "lora":
         model = _with_lora(model, lora, classifies, new)
     elif tuning == "bitfit":
@@ -43,17 +47,21 @@ def apply_tuning(
     return model
 
 
-def check_tuning(config: Any, tuning: Tuning, lora: Lora) -> None:
+def check_tuning(config: Any, tuning: Tuning, lora: Lora, *, classifies: bool) -> None:
     """See that a model of this configuration can be tuned so; no weights are loaded.
 
     Raises:
-        ModelError: See :func:`apply_tuning`.
+        ModelError: See :func:`apply_tuning`; or its architecture has no sequence-classification class.
     """
     if tuning == "full":
         return
+    kind = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
-        apply_tuning(model, tuning, lora, classifies=True)
+        try:
+            model = kind.from_config(config)
+        except ValueError as error:
+            raise ModelError(f"A {config.model_type} model cannot be a classifier: {error}") from error
+        apply_tuning(model, tuning, lora, classifies=classifies)
 
 
 def _with_lora(model: Any, lora: Lora, classifies: bool, new: Sequence[str]) -> Any:
