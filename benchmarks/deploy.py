@@ -88,9 +88,8 @@ def measured(
 ) -> list[Row]:
     """One row an export, after one for the student in PyTorch."""
     model = Student.load(student).model
-    size = sum(
-        weight.nbytes for weight in model.parameters()
-    )  # a folder with adapters holds no more than these
+    # A folder with adapters holds no more than these.
+    size = sum(weight.nbytes for weight in model.parameters())
     rows: list[Row] = [{"student": name, "kind": "PyTorch", "size_bytes": size}]
     rows += [
         {
