@@ -54,15 +54,17 @@ bench-quick: setup peers
 	$(BIN)/python benchmarks/serving.py --quick --json
 
 # The experiments of these recipes and of experiments/sweeps/, in runs/ and then results/: many hours on two cores.
-# Started again, they go on where they were.
-EXPERIMENTS := sentiment topic nli nli-hans nli-mnli sentiment-labels topic-labels nli-labels shots controls
-experiments: setup peers-accuracy
-	set -e; for name in $(EXPERIMENTS); do \
-		$(BIN)/stillshot run recipes/$$name.yaml -o runs/$$name; \
-		$(BIN)/python experiments/peers.py runs/$$name; \
-		$(BIN)/python experiments/publish.py runs/$$name; \
-		$(BIN)/python experiments/calibrated.py runs/$$name; \
-	done
+# Started again, they go on where they were. `make experiment-topic` runs one of them, an hour or two.
+EXPERIMENTS := sentiment topic nli nli-hans nli-mnli sentiment-labels sentiment-queries topic-labels nli-labels shots \
+	controls
+.PHONY: $(EXPERIMENTS:%=experiment-%)
+$(EXPERIMENTS:%=experiment-%): experiment-%: setup peers-accuracy
+	$(BIN)/stillshot run recipes/$*.yaml -o runs/$*
+	$(BIN)/python experiments/peers.py runs/$*
+	$(BIN)/python experiments/publish.py runs/$*
+	$(BIN)/python experiments/calibrated.py runs/$*
+
+experiments: $(EXPERIMENTS:%=experiment-%)
 	$(BIN)/stillshot run recipes/paper-sizes.yaml -o runs/paper-sizes
 	$(BIN)/python experiments/publish.py --plan runs/paper-sizes
 	$(BIN)/python experiments/overlapping.py
