@@ -57,12 +57,17 @@ bench-quick: setup peers
 # Started again, they go on where they were. `make experiment-topic` runs one of them, an hour or two.
 EXPERIMENTS := sentiment topic nli nli-hans nli-mnli sentiment-labels sentiment-queries topic-labels nli-labels shots \
 	controls
-.PHONY: $(EXPERIMENTS:%=experiment-%)
+.PHONY: $(EXPERIMENTS:%=experiment-%) $(EXPERIMENTS:%=reproduce-%)
 $(EXPERIMENTS:%=experiment-%): experiment-%: setup peers-accuracy
 	$(BIN)/stillshot run recipes/$*.yaml -o runs/$*
 	$(BIN)/python experiments/peers.py runs/$*
 	$(BIN)/python experiments/publish.py runs/$*
 	$(BIN)/python experiments/calibrated.py runs/$*
+
+# One seed of an experiment anew, held beside what is published of it: `make reproduce-topic`, about 20 minutes.
+$(EXPERIMENTS:%=reproduce-%): reproduce-%: setup
+	$(BIN)/stillshot run recipes/$*.yaml --set 'seeds=[0]' -o runs/again/$*
+	$(BIN)/python experiments/reproduced.py runs/again/$*
 
 experiments: $(EXPERIMENTS:%=experiment-%)
 	$(BIN)/stillshot run recipes/paper-sizes.yaml -o runs/paper-sizes

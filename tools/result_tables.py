@@ -7,6 +7,7 @@ Between a comment and ``<!-- end -->`` stands what it names; a test holds pages 
 - ``<!-- claims: results/NAME -->``: the paper's claims, judged by a run
 - ``<!-- sweep: NAME -->``: the variants of a sweep in results/sweeps/
 - ``<!-- plan: results/NAME -->``: what was planned of a run beside what it took
+- ``<!-- reproduced: results/reproduced -->``: each run that was made again beside what is published of it
 
     python tools/result_tables.py
 """
@@ -127,6 +128,27 @@ def planned(name: str) -> str:
     return _table(["work", "labels", "planned peak", "measured peak", "ratio"], rows)
 
 
+def reproduced(folder: str) -> str:
+    """How far a run made again is from what is published, over its cells and evaluation sets."""
+    rows = []
+    for path in sorted((ROOT / folder).glob("*.json")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        apart = [100 * (cell["again"] - cell["published"]) for cell in cells]
+        size = [abs(points) for points in apart]
+        rows.append(
+            [
+                f"`recipes/{path.stem}.yaml`",
+                str(len(cells)),
+                str(sum(points == 0 for points in size)),
+                f"{sum(apart) / len(apart):+.2f}",
+                f"{sum(size) / len(size):.2f}",
+                f"{max(size):.1f}",
+            ]
+        )
+    header = ["recipe", "accuracies", "the same", "mean difference", "mean size of difference", "greatest"]
+    return _table(header, rows)
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     marks = ["---", *["---:"] * (len(header) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, marks, *rows))
@@ -138,6 +160,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "claims": claims,
     "sweep": sweep,
     "plan": planned,
+    "reproduced": reproduced,
 }
 
 

@@ -23,7 +23,7 @@ WORDS = {"good": "a bright and warm film", "bad": "a dull and cold film"}
 
 sweeps, publishing, overlapping = load("sweeps"), load("publish"), load("overlapping")
 target_queries = load("target_queries")
-calibrating = load("calibrated")
+calibrating, reproducing = load("calibrated"), load("reproduced")
 
 
 @pytest.fixture(scope="module")
@@ -338,3 +338,32 @@ def test_texts_like_the_target_ones_are_mixed_in_evenly_and_without_labels(
     lines = (tmp_path / "made" / "target-queries-sentiment.jsonl").read_text().splitlines()
     own = [{"text": f"own {number}"} for number in (0, 2, 4, 6)]
     assert [json.loads(line) for line in lines] == [*own, *({"text": f"target {n}"} for n in range(3))]
+
+
+def test_a_run_made_again_is_held_beside_what_is_published(
+    swept: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = swept
+    published, again = folder / "temperature" / "1", tmp_path / "again"
+    shutil.copytree(published, again)
+    recipe = yaml.safe_load((again / "recipe.yaml").read_text(encoding="utf-8"))
+    (again / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "seeds": [1]}), encoding="utf-8")
+    results = json.loads((again / "results.json").read_text(encoding="utf-8"))
+    results["cells"] = [cell for cell in results["cells"] if cell["seed"] == 1]
+    changed = results["cells"][0]
+    changed["in_domain"]["films"]["accuracy"] += 0.25
+    (again / "results.json").write_text(json.dumps(results), encoding="utf-8")
+
+    record = reproducing.reproduced(again, published)
+    assert record["seeds"] == [1]
+    apart = {cell["id"]: cell["again"] - cell["published"] for cell in record["cells"]}
+    assert set(apart) == {cell["id"] for cell in results["cells"]}
+    assert apart.pop(changed["id"]) == pytest.approx(0.25)
+    assert not any(apart.values())
+
+    with pytest.raises(RunFolderError, match="differ in more than seeds"):
+        reproducing.reproduced(again, folder / "temperature" / "3")
+    results["cells"] = []
+    (again / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    with pytest.raises(RunFolderError, match="no finished cell in common"):
+        reproducing.reproduced(again, published)
