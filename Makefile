@@ -46,6 +46,7 @@ bench: demo peers
 	$(BIN)/python benchmarks/training.py --keep
 	$(BIN)/python benchmarks/deploy.py --run runs/demo --keep
 	$(BIN)/python benchmarks/serving.py --keep
+	$(BIN)/python benchmarks/waiting.py --keep
 
 # The main ratios alone, each script ending with one line of JSON; five to ten minutes.
 bench-quick: setup peers

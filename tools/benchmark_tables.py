@@ -331,6 +331,16 @@ def _exports(kept: Record) -> str:
     )
 
 
+def waiting() -> str:
+    """Seconds of labelling by how long threads spin for each other."""
+    kept = record("waiting")["seconds"]
+    rows = [
+        [name.replace("_", " "), f"{ways['as_long_as_usual']:.2f}", f"{ways['briefly']:.2f}"]
+        for name, ways in kept.items()
+    ]
+    return table("labelling 32 queries with 2 threads, seconds | 300,000 rounds | 1,000 rounds", rows)
+
+
 def _middle(values: Sequence[float]) -> float:
     ordered = sorted(values)
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
@@ -355,6 +365,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": serving,
     "exports": exports,
     "run_exports": run_exports,
+    "waiting": waiting,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,6 +39,23 @@ def test_importing_the_command_line_loads_no_model_library() -> None:
     code = f"import sys, stillshot.cli.main; print(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_threads_wait_for_each_other_as_the_user_says_or_briefly() -> None:
+    assert "GOMP_SPINCOUNT" in _environment_of_a_command({})
+    assert _environment_of_a_command({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
+    assert "GOMP_SPINCOUNT" not in _environment_of_a_command({"OMP_WAIT_POLICY": "active"})
+
+
+def _environment_of_a_command(given: dict[str, str]) -> dict[str, str]:
+    """The environment that a process of the command line ends with."""
+    shown = "import atexit, json, os, sys; atexit.register(lambda: print(json.dumps(dict(os.environ))))"
+    run = f"{shown}; sys.argv = ['stillshot', '--version']; from stillshot.cli.main import main; main()"
+    kept = {name: value for name, value in os.environ.items() if "OMP_" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", run], env={**kept, **given}, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_help_lists_every_verb_and_each_has_an_example() -> None:
