@@ -55,7 +55,8 @@ def reproduced(run: Path, published: Path) -> dict[str, Any]:
 
 def _settings(run: Path) -> dict[str, Any]:
     recipe: Recipe = RunFolder(run).open_recipe()
-    return recipe.model_dump(mode="json", exclude={"seeds", "description"})
+    # Where a teacher's scores are kept changes none of them.
+    return recipe.model_dump(mode="json", exclude={"seeds": True, "description": True, "teacher": {"store"}})
 
 
 def main() -> None:

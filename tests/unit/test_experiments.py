@@ -347,7 +347,8 @@ def test_a_run_made_again_is_held_beside_what_is_published(
     published, again = folder / "temperature" / "1", tmp_path / "again"
     shutil.copytree(published, again)
     recipe = yaml.safe_load((again / "recipe.yaml").read_text(encoding="utf-8"))
-    (again / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "seeds": [1]}), encoding="utf-8")
+    recipe["seeds"], recipe["teacher"]["store"] = [1], str(tmp_path / "scores")
+    (again / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     results = json.loads((again / "results.json").read_text(encoding="utf-8"))
     results["cells"] = [cell for cell in results["cells"] if cell["seed"] == 1]
     changed = results["cells"][0]
