@@ -78,8 +78,8 @@ def main() -> None:
     parser.add_argument("--label", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.label:
-        for taken in label():
-            print(taken)
+        for duration in label():
+            print(duration)
     taken: dict[str, dict[str, list[float]]] = {where: {way: [] for way in WAYS} for where in SURROUNDINGS}
     for _ in range(3):
         for where, programs in SURROUNDINGS.items():
@@ -90,7 +90,7 @@ def main() -> None:
     finish(
         "waiting",
         {f"times_as_fast_{w}": ways["as_long_as_usual"] / ways["briefly"] for w, ways in medians.items()},
-        {"shots": SHOTS, "queries": QUERIES, "seconds": medians},
+        {"shots": SHOTS, "queries": QUERIES, "seconds": medians, "each": taken},
         as_json=arguments.json,
         keep=arguments.keep,
     )

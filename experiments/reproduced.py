@@ -4,8 +4,8 @@
     python experiments/reproduced.py runs/again/topic    # writes results/reproduced/topic.json
 
 Every finished cell of the run is compared with the published cell of the same name, on each evaluation set.
-On one kind of machine with as many threads most agree to the item. Where kernels round differently, or scores
-were batched with others, training carries that on, and a student differs a little.
+On one kind of machine with as many threads most are the same. Where kernels round differently, or scores were
+batched with others, training carries that on, and a student differs a little.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from stillshot.errors import StillshotError
 
 INTERRUPTED = 130
 
-# Rounds for which a thread of GNU OpenMP spins for the others before it sleeps: what it takes itself where it knows of more
-# threads than cores. It does not know of other programs, and its usual 300,000 rounds keep a core from the thread waited for.
+# Rounds for which a thread of GNU OpenMP spins for the others before it sleeps. It takes few by itself where it knows of more
+# threads than cores, but it does not know of other programs: its usual 300,000 keep a core from the thread waited for.
 SPIN_COUNT = "1000"
 
 
