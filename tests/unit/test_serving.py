@@ -160,6 +160,7 @@ async def test_a_pair_is_the_fields_in_order(tmp_path: Path) -> None:
     ]
     assert bare.status_code == ones.status_code == 422
     assert "[premise, hypothesis]" in bare.json()["error"]
+    assert "It takes a list of [premise, hypothesis]." in ones.json()["error"]
 
 
 @in_loop

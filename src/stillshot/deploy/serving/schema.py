@@ -76,7 +76,7 @@ def predict_request(fields: Collection[Sequence[str]], inputs: int) -> type[Pred
         *shown.values(),
         f"a batch [{' | '.join(shown.values())}, ...]",
     ]
-    field = Field(description=f"One of: {'; '.join(said)}. At most {inputs} inputs.")
+    field = Field(description=_description(said, inputs))
     return create_model("PredictRequest", __base__=PredictBase, inputs=(_either(forms), field))
 
 
@@ -89,8 +89,13 @@ def classify_request(fields: Collection[Sequence[str]], inputs: int) -> type[Cla
         if count > 1:
             forms.append(_batch(_sequence(count), inputs))
             said.append(f"a list of {texts}")
-    field = Field(description=f"One of: {'; '.join(said)}. At most {inputs} inputs.")
+    field = Field(description=_description(said, inputs))
     return create_model("ClassifyRequest", __base__=ClassifyBase, input=(_either(forms), field))
+
+
+def _description(forms: Sequence[str], inputs: int) -> str:
+    said = f"One of: {'; '.join(forms)}" if len(forms) > 1 else f"It takes {forms[0]}"
+    return f"{said}. At most {inputs} inputs."
 
 
 def _shown(fields: Collection[Sequence[str]]) -> dict[int, str]:
