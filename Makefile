@@ -57,8 +57,8 @@ bench-quick: setup peers
 # The experiments of these recipes and of experiments/sweeps/, in runs/ and then results/: many hours on two cores.
 # Started again, they go on where they were. `make experiment-topic` runs one of them, an hour or two. One thread each, as
 # what is published; `make -j2 experiments` runs two at a time.
-EXPERIMENTS := sentiment topic nli nli-hans nli-mnli sentiment-labels sentiment-queries topic-labels nli-labels shots \
-	controls
+EXPERIMENTS := sentiment topic nli nli-hans nli-hans-queries nli-mnli sentiment-labels sentiment-queries topic-labels \
+	nli-labels shots controls
 .PHONY: $(EXPERIMENTS:%=experiment-%) $(EXPERIMENTS:%=reproduce-%)
 $(EXPERIMENTS:%=experiment-%) $(EXPERIMENTS:%=reproduce-%): export OMP_NUM_THREADS ?= 1
 $(EXPERIMENTS:%=experiment-%): experiment-%: setup peers-accuracy
@@ -67,16 +67,20 @@ $(EXPERIMENTS:%=experiment-%): experiment-%: setup peers-accuracy
 	$(BIN)/python experiments/publish.py runs/$*
 	$(BIN)/python experiments/calibrated.py runs/$*
 
+TARGET_QUERIES := runs/target-queries-hans.jsonl
+experiment-nli-hans-queries reproduce-nli-hans-queries: $(TARGET_QUERIES)
+$(TARGET_QUERIES): experiments/target_queries.py | setup
+	$(BIN)/python $<
+
 # One seed of an experiment anew, held beside what is published of it: `make reproduce-topic`, about 20 minutes.
 $(EXPERIMENTS:%=reproduce-%): reproduce-%: setup
 	$(BIN)/stillshot run recipes/$*.yaml --set 'seeds=[0]' -o runs/again/$*
 	$(BIN)/python experiments/reproduced.py runs/again/$*
 
-experiments: $(EXPERIMENTS:%=experiment-%)
+experiments: $(EXPERIMENTS:%=experiment-%) $(TARGET_QUERIES)
 	$(BIN)/stillshot run recipes/paper-sizes.yaml -o runs/paper-sizes
 	$(BIN)/python experiments/publish.py --plan runs/paper-sizes
 	$(BIN)/python experiments/overlapping.py
-	$(BIN)/python experiments/target_queries.py
 	$(BIN)/python experiments/sweeps.py experiments/sweeps/*.yaml
 	$(MAKE) figures
 

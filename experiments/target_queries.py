@@ -1,4 +1,4 @@
-"""Unlabelled texts of which half are like the out-of-domain ones, for the sweeps ``target-queries-*``.
+"""Unlabelled texts of which half are like the out-of-domain ones: for sweeps ``target-queries-*``, nli-hans-queries.
 
     python experiments/target_queries.py    # writes runs/target-queries-sentiment.jsonl and ...-hans.jsonl
 
