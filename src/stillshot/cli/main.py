@@ -85,7 +85,7 @@ def spin_briefly(environment: MutableMapping[str, str]) -> None:
     """Let threads give way to other programs' soon, unless the environment says how they are to wait.
 
     To be called before PyTorch is loaded; processes that are started later inherit it. Beside another program a
-    teacher labels 1.6 times as fast; on idle cores the difference is noise (``benchmarks/waiting.py``).
+    teacher labels 1.6 times as fast; on idle cores no slower (``benchmarks/waiting.py``).
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
