@@ -55,12 +55,12 @@ bench-quick: setup peers
 	$(BIN)/python benchmarks/serving.py --quick --json
 
 # The experiments of these recipes and of experiments/sweeps/, in runs/ and then results/: many hours on two cores.
-# Started again, they go on where they were. `make experiment-topic` runs one of them, an hour or two. One thread each, as
-# what is published; `make -j2 experiments` runs two at a time.
+# Started again, they go on where they were. `make experiment-topic` runs one of them, an hour or two. One thread each,
+# as what is published.
 EXPERIMENTS := sentiment topic nli nli-hans nli-hans-queries nli-mnli sentiment-labels sentiment-queries topic-labels \
 	nli-labels shots controls
 .PHONY: $(EXPERIMENTS:%=experiment-%) $(EXPERIMENTS:%=reproduce-%)
-$(EXPERIMENTS:%=experiment-%) $(EXPERIMENTS:%=reproduce-%): export OMP_NUM_THREADS ?= 1
+experiments $(EXPERIMENTS:%=experiment-%) $(EXPERIMENTS:%=reproduce-%): export OMP_NUM_THREADS ?= 1
 $(EXPERIMENTS:%=experiment-%): experiment-%: setup peers-accuracy
 	$(BIN)/stillshot run recipes/$*.yaml -o runs/$*
 	$(BIN)/python experiments/peers.py runs/$*
