@@ -9,9 +9,11 @@ there. Texts that are evaluated on are among them, and a run leaves those out it
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from stillshot.data.sources import read_reference
+from stillshot.errors import StillshotError
 from stillshot.tasks import load_task
 from stillshot.types import Example
 
@@ -37,7 +39,10 @@ def main() -> None:
     """Write the texts, and say how many."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, source in MIXTURES.items():
-        texts = mixture(*source)
+        try:
+            texts = mixture(*source)
+        except StillshotError as error:
+            sys.exit(f"error: {error}")
         path = FOLDER / f"target-queries-{name}.jsonl"
         rows = (json.dumps(dict(text.fields), ensure_ascii=False) for text in texts)
         path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
