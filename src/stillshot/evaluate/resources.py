@@ -23,7 +23,9 @@ class Usage:
     Attributes:
         seconds: Wall time.
         peak_memory_bytes: The block's peak above what the process held when it began: resident set
-            on the processor, plus the allocator's peak on an accelerator.
+            on the processor, plus the allocator's peak on an accelerator. Pages of files that were
+            mapped before, i.e. of libraries, are left out: where a process was forked, they become
+            resident again as they are touched.
     """
 
     seconds: float = 0.0
@@ -35,14 +37,16 @@ def measured() -> Iterator[Usage]:
     """Measure a block. A process's peak resident set only grows, so use one process a cell."""
     usage = Usage()
     _reset_peak()
-    before = _resident_bytes()
+    before, libraries = _resident_bytes(), _resident_by_file()
     accelerator_before = _accelerator_peak(reset=True)
     started = time.perf_counter()
     try:
         yield usage
     finally:
         usage.seconds = time.perf_counter() - started
-        resident = max(0, _peak_resident_bytes() - before)
+        now = _resident_by_file()
+        touched = sum(max(0, now.get(name, 0) - held) for name, held in libraries.items())
+        resident = max(0, _peak_resident_bytes() - before - touched)
         usage.peak_memory_bytes = resident + max(0, _accelerator_peak() - accelerator_before)
 
 
@@ -109,6 +113,23 @@ def _peak_resident_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return _status_bytes("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _resident_by_file() -> dict[str, int]:
+    """Resident bytes of mapped files, by path (Linux; elsewhere none are known)."""
+    try:
+        lines = Path("/proc/self/smaps").read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    found: dict[str, int] = {}
+    name = ""
+    for line in lines:
+        first, *rest = line.split(maxsplit=5)
+        if not first.endswith(":"):  # address, permissions, offset, device, inode, path
+            name = rest[4] if len(rest) == 5 else ""
+        elif first == "Rss:" and name.startswith("/"):
+            found[name] = found.get(name, 0) + int(rest[0]) * 1024
+    return found
 
 
 def _accelerator_peak(*, reset: bool = False) -> int:

@@ -216,9 +216,16 @@ def _evaluate_teacher(
 
         results, predictions = on_all_sets(recipe, materials, answer, report)
         teacher: Any = interview.teacher
+        queries = [q for s in materials.evaluation_sets[:1] for q in s.examples]
+
+        def ask(index: int) -> None:
+            _ask_alone(interview, asking, contexts, queries[index % len(queries)])
+
+        if queries and not teacher.is_loaded:  # all scores were stored before, so nothing was measured yet
+            ask(0)
         parameters, _ = count_parameters(teacher.model)
-        # Part of what is measured: where all scores were stored before, nothing else asks the model.
-        latency = _teacher_latency(interview, asking, contexts, materials, recipe)
+    passes = len(contexts) * len(answers.kinds_of(asking.scoring))
+    times = max(3, recipe.evaluation.latency_queries // (4 * passes)) if queries else 0
     writer = interview.writer(asking.prompt)
     record = Cell(
         id=spec.id,
@@ -239,7 +246,7 @@ def _evaluate_teacher(
         peak_memory_bytes=usage.peak_memory_bytes,
         evaluate_seconds=interview.seconds,  # also of scores that were stored before
         query_tokens=interview.query_tokens,
-        latency_ms=latency,
+        latency_ms=latencies(ask, times),
     )
     return record, predictions
 
@@ -265,22 +272,14 @@ def asked_as(recipe: Recipe, folder: RunFolder, setting: Setting) -> tuple[Askin
     return asking, {kind: np.array(bias) for kind, bias in labels["biases"].items()}
 
 
-def _teacher_latency(
-    interview: Interview, asking: Asking, contexts: Sequence[Context], materials: Materials, recipe: Recipe
-) -> dict[str, float]:
-    """Milliseconds of one query asked alone: every context is read again, as without a prefix cache."""
-    queries = [q for s in materials.evaluation_sets[:1] for q in s.examples]
+def _ask_alone(interview: Interview, asking: Asking, contexts: Sequence[Context], query: Example) -> None:
+    """Ask one query: every context is read again, as without a prefix cache."""
     writer, teacher = interview.writer(asking.prompt), interview.teacher
     tokens = [ids[0] for ids in writer.verbalizer.token_ids] if writer.verbalizer.single_token else None
-
-    def ask(index: int) -> None:
-        for kind in answers.kinds_of(asking.scoring):
-            for context in contexts:
-                prompts = writer.prompts(kind, context, [queries[index % len(queries)]])
-                list(teacher.score(prompts, tokens if kind == "direct" else None))
-
-    passes = len(contexts) * len(answers.kinds_of(asking.scoring))
-    return latencies(ask, max(3, recipe.evaluation.latency_queries // (4 * passes)) if queries else 0)
+    for kind in answers.kinds_of(asking.scoring):
+        for context in contexts:
+            prompts = writer.prompts(kind, context, [query])
+            list(teacher.score(prompts, tokens if kind == "direct" else None))
 
 
 # Shared ------------------------------------------------------------------------------------------

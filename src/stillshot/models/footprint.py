@@ -184,7 +184,7 @@ def _is_view(func: Any) -> bool:
 # What a process holds on a processor besides what is alive, fitted to trainings of MiniLM (full), SmolLM2-135M
 # (LoRA) and OPT-125M (full, LoRA, BitFit) of 4 to 128 steps and to the cells of recipes/demo.yaml, in bfloat16 with
 # one thread; see benchmarks/plan.py. Tokenizer, prompts, modules loaded late, tables of the math libraries:
-_PROCESS_BYTES = 64 * 2**20
+_PROCESS_BYTES = 20 * 2**20
 # glibc does not give back, or finds no use for, so much of what comes and goes with every pass:
 _FRAGMENTATION = 0.3
 # oneDNN keeps a kernel for every shape of a 16-bit product that it has seen, up to 1,024 of them; with the

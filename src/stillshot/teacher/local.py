@@ -70,6 +70,11 @@ class LocalTeacher:
     def _weights(self) -> str:
         return weights_fingerprint(self._resolved)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its weights are in memory."""
+        return "model" in vars(self)
+
     @cached_property
     def model(self) -> ModelLike:
         """The weights, on the best device."""

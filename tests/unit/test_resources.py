@@ -1,0 +1,44 @@
+"""What a block of work is said to take."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import pytest
+
+from stillshot.evaluate.resources import measured
+
+SIZE = 64 * 2**20
+pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="needs Linux's records")
+
+
+def mapped(path: Path) -> mmap.mmap:
+    path.write_bytes(bytes(SIZE))
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def touch(pages: mmap.mmap) -> None:
+    assert sum(pages[at] for at in range(0, SIZE, mmap.PAGESIZE)) == 0
+
+
+def test_what_a_block_allocates_is_counted_also_where_it_is_freed_again() -> None:
+    with measured() as usage:
+        held = b"x" * SIZE
+        del held
+    assert SIZE <= usage.peak_memory_bytes < 1.2 * SIZE
+
+
+def test_pages_of_a_library_that_become_resident_are_no_work(tmp_path: Path) -> None:
+    library = mapped(tmp_path / "library")
+    with measured() as usage:
+        touch(library)
+    assert usage.peak_memory_bytes < 0.2 * SIZE
+
+
+def test_a_file_that_the_work_maps_is_counted(tmp_path: Path) -> None:
+    with measured() as usage:
+        weights = mapped(tmp_path / "weights")
+        touch(weights)
+    assert usage.peak_memory_bytes >= SIZE
