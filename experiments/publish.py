@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,8 +29,11 @@ RESULTS = Path(__file__).parents[1] / "results"
 MADE_OF_THEM = ("calibrated.json", "plan.json")  # by other scripts, from a run's predictions or recipe
 
 
-def publish(run: Path, target: Path) -> None:
+def publish(run: Path, target: Path, remade: Collection[str] = ()) -> None:
     """Copy a run's records to ``target``, in the place of what is there, and draw its figures.
+
+    Args:
+        remade: Files beside the records that are made anew after this.
 
     Raises:
         StillshotError: The run is not finished.
@@ -43,7 +47,7 @@ def publish(run: Path, target: Path) -> None:
     records += sorted(folder.peer("*").parent.glob("*.json"))
     records += [folder.peers] if folder.peers.is_file() else []
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = [target / name for name in MADE_OF_THEM if (target / name).is_file()]
+    beside = [target / name for name in MADE_OF_THEM if name not in remade and (target / name).is_file()]
     if beside and (target / "results.json").read_bytes() != folder.results.read_bytes():
         dropped = ", ".join(file.name for file in beside)
         print(f"{target}: {dropped} is of earlier results and is left out. Make it again.", file=sys.stderr)
@@ -79,7 +83,7 @@ def main() -> None:
     for run in arguments.runs:
         target = RESULTS / run.resolve().name
         try:
-            publish(run, target)
+            publish(run, target, remade=["plan.json"] if arguments.plan else ())
             if arguments.plan:
                 write_plan(RunFolder(run).open_recipe(), target)
         except StillshotError as error:

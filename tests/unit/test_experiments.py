@@ -214,6 +214,10 @@ def test_what_is_made_of_published_results_stays_as_long_as_they_do(
     publishing.publish(run, target)
     assert not (target / "calibrated.json").exists()
     assert "calibrated.json is of earlier results and is left out. Make it again." in capsys.readouterr().err
+    (target / "plan.json").write_text("{}")
+    (target / "results.json").write_text("{}")
+    publishing.publish(run, target, remade=["plan.json"])
+    assert capsys.readouterr().err == ""
 
 
 def test_a_plan_stands_beside_what_was_taken(
