@@ -372,3 +372,15 @@ def test_a_run_made_again_is_held_beside_what_is_published(
     (again / "results.json").write_text(json.dumps(results), encoding="utf-8")
     with pytest.raises(RunFolderError, match="no finished cell in common"):
         reproducing.reproduced(again, published)
+
+
+def test_the_published_plan_of_the_papers_sizes_is_near_what_was_measured() -> None:
+    folder = ROOT / "results/paper-sizes"
+    planned = {
+        name: cell["peak_memory_bytes"]
+        for cell in json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        for name in cell["names"]
+    }
+    measured = {cell.id: cell.peak_memory_bytes for cell in read_results(folder).cells}
+    assert len(measured) == 23
+    assert max(abs(planned[name] / peak - 1) for name, peak in measured.items()) < 0.15

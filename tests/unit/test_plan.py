@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import doubles
 import numpy as np
@@ -152,10 +152,14 @@ def test_every_head_and_tuning_can_be_planned(settings: dict[str, Any]) -> None:
     assert sum(found.train_work.product_flops.values()) > sum(found.ask_work.product_flops.values()) > 0
 
 
-def test_a_process_takes_more_than_is_alive_and_keeps_a_bounded_number_of_kernels() -> None:
+@pytest.mark.parametrize("work", ["training", "asking"])
+def test_a_process_takes_more_than_is_alive_and_keeps_a_bounded_number_of_kernels(
+    work: Literal["training", "asking"],
+) -> None:
     live = 100 * MIB
-    assert live < process_bytes(live, 0, 0) < process_bytes(live, 50 * MIB, 0)
-    assert process_bytes(live, 0, 10**6) == process_bytes(live, 0, 1024) > process_bytes(live, 0, 10)
+    assert live == process_bytes(live, 0, 0, work) < process_bytes(live, 50 * MIB, 0, work)
+    most = process_bytes(live, 0, 10**6, work)
+    assert most == process_bytes(live, 0, 1024, work) > process_bytes(live, 0, 10, work)
 
 
 # Teachers ----------------------------------------------------------------------------------------

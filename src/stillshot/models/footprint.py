@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -181,28 +181,28 @@ def _is_view(func: Any) -> bool:
     )
 
 
-# What a process holds on a processor besides what is alive, fitted to trainings of MiniLM (full), SmolLM2-135M
-# (LoRA) and OPT-125M (full, LoRA, BitFit) of 4 to 128 steps and to the cells of recipes/demo.yaml, in bfloat16 with
-# one thread; see benchmarks/plan.py. Tokenizer, prompts, modules loaded late, tables of the math libraries:
-_PROCESS_BYTES = 20 * 2**20
+# What a process holds on a processor besides what is alive, fitted to trainings and labellings of MiniLM, SmolLM2-135M
+# and OPT-125M and to the cells of recipes/paper-sizes.yaml, in bfloat16 with one thread; see benchmarks/plan.py. There
+# is no constant: tokenizer, prompts and modules loaded late take what the libraries have left free in the heap.
 # glibc does not give back, or finds no use for, so much of what comes and goes with every pass:
-_FRAGMENTATION = 0.3
+_FRAGMENTATION = 0.4
 # oneDNN keeps a kernel for every shape of a 16-bit product that it has seen, up to 1,024 of them; with the
-# holes that these leave between activations:
-_KERNEL_BYTES = 1.0 * 2**20
+# holes that these leave between activations, of which there are half as many where nothing trains:
+_KERNEL_BYTES = {"training": 1.1 * 2**20, "asking": 0.55 * 2**20}
 _KERNELS_KEPT = 1024
 
 
-def process_bytes(live: int, transient: int, kernels: int) -> int:
+def process_bytes(live: int, transient: int, kernels: int, work: Literal["training", "asking"]) -> int:
     """What a process takes above its libraries, as ``peak_memory_bytes`` of a run record has it.
 
     Args:
         live: The most bytes that are alive at once.
         transient: Those of them that come and go with every pass.
         kernels: Different shapes of 16-bit products, over all passes.
+        work: What the passes are for.
     """
-    kept = min(kernels, _KERNELS_KEPT) * _KERNEL_BYTES
-    return round(live + _PROCESS_BYTES + _FRAGMENTATION * transient + kept)
+    kept = min(kernels, _KERNELS_KEPT) * _KERNEL_BYTES[work]
+    return round(live + _FRAGMENTATION * transient + kept)
 
 
 @contextlib.contextmanager

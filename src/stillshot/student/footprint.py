@@ -108,11 +108,12 @@ def student_footprint(
         saved_bytes=sum(p.nbytes for p in saved),
         train_live_bytes=max(created, ledger.peak),
         train_peak_bytes=max(
-            process_bytes(created, 0, 0),
+            created,
             process_bytes(
                 ledger.peak - _unread(student, resolved, rows),
                 trial.transient_bytes,
                 trial.kernels,
+                "training",
             ),
         ),
         train_steps=trial.steps,

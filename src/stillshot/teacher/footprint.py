@@ -79,14 +79,15 @@ class PlannedTeacher(LocalTeacher):
                 self._scores(self._states(largest, prefix), largest, label_tokens)
             scoring = ledger.work - reading
         kernels = ledger.product_shapes * len({batch.tokens.shape for batch in each}) * contexts
-        peak = process_bytes(ledger.peak - self._unread(sequences, label_tokens), ledger.peak - held, kernels)
+        read = ledger.peak - self._unread(sequences, label_tokens)
+        peak = process_bytes(read, ledger.peak - held, kernels, "asking")
         tokens = sum(batch.tokens.numel() for batch in each)
         by_tokens = scoring * (tokens / largest.tokens.numel())
         return TeacherFootprint(
             parameters=sum(p.numel() for p in weights),
             model_bytes=sum(p.nbytes for p in weights),
             live_bytes=max(created, ledger.peak),
-            peak_bytes=max(peak, process_bytes(created, 0, 0)),
+            peak_bytes=max(peak, created),
             prompt_tokens=length + tokens,
             work=reading + replace(by_tokens, calls=scoring.calls * len(each)),
         )
