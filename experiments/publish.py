@@ -65,10 +65,9 @@ def publish(run: Path, target: Path, remade: Collection[str] = ()) -> None:
         written.rename(target)
 
 
-def write_plan(recipe: Recipe, target: Path) -> None:
-    """What was to be expected of a recipe on this machine."""
-    cells = [asdict(cell) for cell in plan(recipe)]
-    (target / "plan.json").write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+def planned(recipe: Recipe) -> str:
+    """What is to be expected of a recipe on this machine, as ``plan.json`` has it."""
+    return json.dumps([asdict(cell) for cell in plan(recipe)], indent=1) + "\n"
 
 
 def main() -> None:
@@ -83,9 +82,12 @@ def main() -> None:
     for run in arguments.runs:
         target = RESULTS / run.resolve().name
         try:
-            publish(run, target, remade=["plan.json"] if arguments.plan else ())
             if arguments.plan:
-                write_plan(RunFolder(run).open_recipe(), target)
+                content = planned(RunFolder(run).open_recipe())
+                publish(run, target, remade=["plan.json"])
+                (target / "plan.json").write_text(content, encoding="utf-8")
+            else:
+                publish(run, target)
         except StillshotError as error:
             sys.exit(f"error: {run}: {error}")
         print(target)

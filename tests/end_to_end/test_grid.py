@@ -265,6 +265,7 @@ def test_memory_is_measured_of_a_model_whose_answers_were_all_stored(
     run(Recipe.model_validate(content), folder)
     assert [what for what, _ in in_one_process[before:]] == ["evaluate_cell"]
     assert asked[0]
+    assert asked[1:]
     assert not any(asked[1:])  # those of its latency, which read contexts again and again
 
 

@@ -15,9 +15,11 @@ from stillshot.config import Budget, Prompt, Teacher
 from stillshot.config_files import load_recipe
 from stillshot.data.sources import read_split
 from stillshot.data.splits import draw_evaluation, draw_labelled
+from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Results
 from stillshot.methods.asking import Asking, Interview
 from stillshot.methods.check import check
+from stillshot.methods.plan import plan
 from stillshot.prompt.demonstrations import draw_contexts
 from stillshot.softlabels import SoftLabelStore
 from stillshot.tasks import load_task
@@ -66,6 +68,9 @@ def test_the_demo_recipe_end_to_end(bundled_teacher: str, bundled_encoder: str, 
         assert set(cell.splits) == {"nli-sample", "hans-style"}
         assert all(split.n == 30 for split in cell.splits.values())
     assert (tmp_path / "run/report.html").is_file()
+    planned = {name: cell for cell in plan(RunFolder(tmp_path / "run").open_recipe()) for name in cell.names}
+    for cell in results.cells:  # each measured in its own process
+        assert planned[cell.id].peak_memory_bytes == pytest.approx(cell.peak_memory_bytes, rel=0.3)
     query = json.dumps({"premise": "A man is asleep.", "hypothesis": "A man is awake."})
     predicted = CliRunner().invoke(app, ["predict", str(tmp_path / "run")], input=query + "\n")
     assert "the best of 2 distilled students there" in predicted.stderr

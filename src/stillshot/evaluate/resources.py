@@ -23,9 +23,10 @@ class Usage:
     Attributes:
         seconds: Wall time.
         peak_memory_bytes: The block's peak above what the process held when it began: resident set
-            on the processor, plus the allocator's peak on an accelerator. Pages of files that were
-            mapped before, i.e. of libraries, are left out: where a process was forked, they become
-            resident again as they are touched.
+            on the processor, plus the allocator's peak on an accelerator. Pages of libraries that were
+            loaded before are left out (on Linux): where a process was forked, they become resident again
+            as they are touched. It is counted when the block ends, so pages of them that were touched
+            after the peak make it that much too low.
     """
 
     seconds: float = 0.0
@@ -36,17 +37,18 @@ class Usage:
 def measured() -> Iterator[Usage]:
     """Measure a block. A process's peak resident set only grows, so use one process a cell."""
     usage = Usage()
+    libraries = _libraries()
     _reset_peak()
-    before, libraries = _resident_bytes(), _resident_by_file()
+    before = _resident_bytes()
     accelerator_before = _accelerator_peak(reset=True)
     started = time.perf_counter()
     try:
         yield usage
     finally:
         usage.seconds = time.perf_counter() - started
-        now = _resident_by_file()
-        touched = sum(max(0, now.get(name, 0) - held) for name, held in libraries.items())
-        resident = max(0, _peak_resident_bytes() - before - touched)
+        peak, now = _peak_resident_bytes(), _libraries()
+        touched = sum(max(0, now.get(path, 0) - held) for path, held in libraries.items())
+        resident = max(0, peak - before - touched)
         usage.peak_memory_bytes = resident + max(0, _accelerator_peak() - accelerator_before)
 
 
@@ -115,21 +117,26 @@ def _peak_resident_bytes() -> int:
     return _status_bytes("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _resident_by_file() -> dict[str, int]:
-    """Resident bytes of mapped files, by path (Linux; elsewhere none are known)."""
+def _libraries() -> dict[str, int]:
+    """Resident bytes of files with code that are mapped, by path (Linux; elsewhere none are known)."""
     try:
-        lines = Path("/proc/self/smaps").read_text(errors="replace").splitlines()
+        lines = Path("/proc/self/smaps").read_text(errors="replace").split("\n")
     except OSError:
         return {}
-    found: dict[str, int] = {}
-    name = ""
+    resident: dict[str, int] = {}
+    with_code = set()
+    path = ""
     for line in lines:
-        first, *rest = line.split(maxsplit=5)
-        if not first.endswith(":"):  # address, permissions, offset, device, inode, path
-            name = rest[4] if len(rest) == 5 else ""
-        elif first == "Rss:" and name.startswith("/"):
-            found[name] = found.get(name, 0) + int(rest[0]) * 1024
-    return found
+        fields = line.split(maxsplit=5)
+        if not fields:
+            continue
+        if not fields[0].endswith(":"):  # a mapping: address, permissions, offset, device, inode, path
+            path = fields[5] if len(fields) == 6 else ""
+            if "x" in fields[1]:
+                with_code.add(path)
+        elif fields[0] == "Rss:":
+            resident[path] = resident.get(path, 0) + int(fields[1]) * 1024
+    return {path: resident[path] for path in with_code if path.startswith("/")}
 
 
 def _accelerator_peak(*, reset: bool = False) -> int:
