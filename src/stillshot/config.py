@@ -218,7 +218,7 @@ class Teacher(Section):
     With ``select``, pattern, scoring and calibration are chosen on the labelled examples alone, by
     leaving out one example of each label at a time. ``store`` is a folder where its scores are kept for
     several runs, also at once, none of which then asks what another has asked; null is the run folder's own.
-    Times are kept with the scores; the peak memory of a cell that finds its scores there is that of reading them.
+    Times are kept with the scores; the peak memory of a cell that finds its scores there is that of asking one query.
     """
 
     model: str = "bundled:smollm2-135m"
