@@ -152,7 +152,7 @@ def _place(cell: PeerCell) -> tuple[int, int, str, int]:
 def _check_same_data(folder: RunFolder, materials: Materials) -> None:
     """See that what is drawn now is what the run drew; a copy of a run may have kept no data to check by."""
     if (folder.path / "data.json").is_file():
-        drawn = {s.name: (s.budget, s.seed) for s in settings(materials.recipe)}
+        drawn = {s.draw: (s.budget, s.seed) for s in settings(materials.recipe)}
         folder.claim_data(materials.digests(drawn))
     for evaluation in materials.evaluation_sets:
         if folder.evaluation(evaluation.name).is_file():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from experiment_modules import load
 
 from stillshot import pipeline
@@ -262,6 +263,13 @@ def test_a_run_whose_data_changed(run_folder: Path) -> None:
     with pytest.raises(RunFolderError, match="n4x2x4-s1 changed"):
         peers.compare_with_peers(run_folder, FakeWorker())
     assert not (run_folder / "peers.json").exists()
+
+
+def test_a_run_with_controls_is_known_by_the_draws_that_they_share(run_folder: Path) -> None:
+    recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe |= {"methods": ["in_context", "context_distillation"], "controls": ["zero_shot_teacher"]}
+    (run_folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    assert peers.compare_with_peers(run_folder, FakeWorker()).cells
 
 
 def test_a_run_whose_evaluation_set_changed(run_folder: Path) -> None:
