@@ -30,6 +30,17 @@ def test_what_a_block_allocates_is_counted_also_where_it_is_freed_again() -> Non
     assert 0.9 * SIZE < usage.peak_memory_bytes < 1.2 * SIZE
 
 
+def test_memory_that_was_freed_before_is_counted_as_it_is_taken_again() -> None:
+    freed = [b"x" * 100_000 for _ in range(SIZE // 50_000)]
+    above = b"x" * 100_000  # keeps the heap from shrinking
+    del freed
+    with measured() as usage:
+        held = b"x" * SIZE
+        del held
+    del above
+    assert 0.9 * SIZE < usage.peak_memory_bytes < 1.2 * SIZE
+
+
 def test_pages_of_a_library_that_become_resident_are_no_work(tmp_path: Path) -> None:
     library = mapped(tmp_path / "a library.so", mmap.PROT_READ | mmap.PROT_EXEC)
     with measured() as usage:
