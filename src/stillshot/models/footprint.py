@@ -183,7 +183,7 @@ def _is_view(func: Any) -> bool:
 
 # What a process holds on a processor besides what is alive, fitted to trainings and labellings of MiniLM, SmolLM2-135M
 # and OPT-125M and to the cells of recipes/paper-sizes.yaml, in bfloat16 with one thread; see benchmarks/plan.py. There
-# is no constant, as the fit found next to none: tokenizer and prompts may take what libraries have left free in the heap.
+# is no constant, as the fit found next to none.
 # glibc does not give back, or finds no use for, so much of what comes and goes with every pass:
 _FRAGMENTATION = 0.4
 # oneDNN keeps a kernel for every shape of a 16-bit product that it has seen, up to 1,024 of them; with the
