@@ -33,6 +33,7 @@ from stillshot.config import Teacher as TeacherSection
 from stillshot.evaluate.resources import measured
 from stillshot.evaluate.runner import quiet_libraries
 from stillshot.evaluate.speed import measure_speed
+from stillshot.models.load import on_load
 from stillshot.prompt.budget import fitted_prompts
 from stillshot.prompt.writer import PromptWriter, ScoredPrompt
 from stillshot.softlabels import SoftLabelStore, label_queries
@@ -97,7 +98,7 @@ def asked_of(
 
 def measure(job: Job, load: Workload) -> dict[str, float]:
     """Do the job."""
-    with measured() as usage:
+    with measured() as usage, on_load(usage.lap):
         if job.tuning:
             section, training, data = training_of(job, load)
             with tempfile.TemporaryDirectory() as folder:

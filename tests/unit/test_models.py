@@ -91,6 +91,18 @@ def test_an_encoder_has_no_channel_head() -> None:
         resolve_head(StudentSection(model="random:tiny-bert", head="channel"), config)
 
 
+def test_each_model_is_told_of_as_it_is_loaded() -> None:
+    calls: list[str] = []
+    decoder, encoder = resolve_model("random:tiny-opt"), resolve_model("random:tiny-bert")
+    with load.on_load(lambda: calls.append("loaded")):
+        load.load_causal_lm(decoder, torch.float32)
+        assert calls == ["loaded"]
+        load.load_classifier(encoder, torch.float32)
+        assert calls == ["loaded"] * 2
+    load.load_causal_lm(decoder, torch.float32)
+    assert calls == ["loaded"] * 2
+
+
 def test_random_weights_are_always_the_same() -> None:
     resolved = resolve_model("random:tiny-llama")
     one = load.load_causal_lm(resolved, torch.float32)

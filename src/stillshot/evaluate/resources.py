@@ -26,33 +26,40 @@ class Usage:
         peak_memory_bytes: The block's peak above what the process held when it began: resident set
             on the processor, plus the allocator's peak on an accelerator. Pages of libraries that were
             loaded before are left out (on Linux): where a process was forked, they become resident again
-            as they are touched. It is counted when the block ends, so pages of them that were touched
-            after the peak make it that much too low. Memory that was freed before goes back to the system
-            first (with glibc), so that taking it again counts.
+            as they are touched. They are counted when the block ends and at each :meth:`lap`, so those that
+            were touched between a peak and that make it that much too low. Memory that was freed before goes
+            back to the system first (with glibc), so that taking it again counts.
     """
 
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        _give_back_freed()
+        self._libraries = _libraries()
+        _reset_peak()
+        self._before = _resident_bytes()
+
+    def lap(self) -> None:
+        """Take the peak so far, of the resident set alone: the rest of the block has a peak of its own."""
+        peak, now = _peak_resident_bytes(), _libraries()
+        touched = sum(max(0, now.get(path, 0) - held) for path, held in self._libraries.items())
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak - self._before - touched)
+        _reset_peak()
 
 
 @contextmanager
 def measured() -> Iterator[Usage]:
     """Measure a block. A process's peak resident set only grows, so use one process a cell."""
     usage = Usage()
-    _give_back_freed()
-    libraries = _libraries()
-    _reset_peak()
-    before = _resident_bytes()
     accelerator_before = _accelerator_peak(reset=True)
     started = time.perf_counter()
     try:
         yield usage
     finally:
         usage.seconds = time.perf_counter() - started
-        peak, now = _peak_resident_bytes(), _libraries()
-        touched = sum(max(0, now.get(path, 0) - held) for path, held in libraries.items())
-        resident = max(0, peak - before - touched)
-        usage.peak_memory_bytes = resident + max(0, _accelerator_peak() - accelerator_before)
+        usage.lap()
+        usage.peak_memory_bytes += max(0, _accelerator_peak() - accelerator_before)
 
 
 def latencies(answer: Callable[[int], object], count: int) -> dict[str, float]:

@@ -20,6 +20,7 @@ from stillshot.methods.asking import Asking, Interview
 from stillshot.methods.cells import CellSpec, Setting
 from stillshot.methods.materials import EvaluationSet, Materials
 from stillshot.methods.selection import select_asking
+from stillshot.models.load import on_load
 from stillshot.prompt.writer import Kind
 from stillshot.softlabels import SoftLabelStore
 from stillshot.student.saved import Student
@@ -38,7 +39,7 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
     folder, materials = RunFolder(path), Materials(recipe)
     draw = materials.draw(setting.budget, setting.seed, setting.control)
     merits: dict[str, float] = {}
-    with measured() as usage:
+    with measured() as usage, on_load(usage.lap):
         interview = _interview(recipe, materials, folder, report)
         asking = Asking(
             recipe.teacher.scoring, recipe.teacher.calibration, recipe.prompt, recipe.teacher.temperature
@@ -89,7 +90,7 @@ def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: f
         labelled = () if spec.setting.control else draw.labelled  # a control is told of no gold label
         data = TrainingSet(draw.queries, np.array(labels["soft_labels"]), labelled)
         training = spec.student.distill
-    with measured() as usage:
+    with measured() as usage, on_load(usage.lap):
         record = train_student(
             spec.student,
             materials.task,
@@ -136,7 +137,7 @@ def _evaluate_student(
     shows_none = control == "zero_shot_teacher" and not recipe.teacher.select
     training = json.loads(folder.training(spec.id).read_text(encoding="utf-8"))
     labels = _labels(folder, spec.setting) if distilled else None
-    with measured() as usage:
+    with measured() as usage, on_load(usage.lap):
         student = Student.load(folder.student(spec.id))
         results, predictions = on_all_sets(
             recipe,
@@ -203,7 +204,7 @@ def _evaluate_teacher(
 ) -> tuple[Cell, list[dict[str, Any]]]:
     contexts, asking, biases = _how_asked(recipe, folder, materials, spec)
     in_context = spec.method == "in_context"
-    with measured() as usage:
+    with measured() as usage, on_load(usage.lap):
         interview = _interview(recipe, materials, folder, report, spec.model)
         if in_context:
             draw = materials.draw(spec.setting.budget, spec.setting.seed)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from transformers import (
@@ -24,6 +25,9 @@ from stillshot.models.random_weights import random_config, random_tokenizer
 from stillshot.models.resolve import ResolvedModel
 from stillshot.types import Dtype
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 # Auto classes list encoders such as BERT as causal models too; these read in both directions.
 _ENCODERS = {
     "albert", "bert", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
@@ -32,6 +36,7 @@ _ENCODERS = {
 }  # fmt: skip
 _OTHER_VOCABULARIES = ("tekken.json", "tiktoken.model", "tokenizer.model")  # which transformers converts
 _weightless: ContextVar[bool] = ContextVar("weightless", default=False)
+_on_load: ContextVar[Callable[[], None] | None] = ContextVar("on_load", default=None)
 # What the system maps at once around a place in a file that is read (Linux).
 _BLOCK_BYTES = 64 * 1024
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -128,6 +133,30 @@ def configurations_only() -> Iterator[None]:
         _weightless.reset(token)
 
 
+@contextmanager
+def on_load(call: Callable[[], None]) -> Iterator[None]:
+    """Within it, ``call`` is called each time a model has been loaded, before it computes anything."""
+    token = _on_load.set(call)
+    try:
+        yield
+    finally:
+        _on_load.reset(token)
+
+
+def _told(load: Callable[P, R]) -> Callable[P, R]:
+    """Call what :func:`on_load` was given, once ``load`` is done."""
+
+    @wraps(load)
+    def loaded(*args: P.args, **kwargs: P.kwargs) -> R:
+        model = load(*args, **kwargs)
+        if call := _on_load.get():
+            call()
+        return model
+
+    return loaded
+
+
+@_told
 def load_causal_lm(
     resolved: ResolvedModel, dtype: torch.dtype, *, check_logits: bool = True
 ) -> PreTrainedModel:
@@ -191,6 +220,7 @@ def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any
     return load_new_classifier(resolved, dtype, **settings)[0]
 
 
+@_told
 def load_new_classifier(
     resolved: ResolvedModel, dtype: torch.dtype, **settings: Any
 ) -> tuple[PreTrainedModel, frozenset[str]]:
