@@ -91,7 +91,9 @@ def test_an_encoder_has_no_channel_head() -> None:
         resolve_head(StudentSection(model="random:tiny-bert", head="channel"), config)
 
 
-def test_each_model_is_told_of_as_it_is_loaded() -> None:
+def test_each_model_is_told_of_as_it_is_loaded(
+    lively: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     decoder, encoder = resolve_model("random:tiny-opt"), resolve_model("random:tiny-bert")
     with load.on_load(lambda: calls.append("loaded")):
@@ -101,6 +103,12 @@ def test_each_model_is_told_of_as_it_is_loaded() -> None:
         assert calls == ["loaded"] * 2
     load.load_causal_lm(decoder, torch.float32)
     assert calls == ["loaded"] * 2
+
+    monkeypatch.setattr(load, "gives_own_logits", lambda _: not calls.append("computed"))
+    saved = resolve_model(lively("opt"))
+    with load.on_load(lambda: calls.append("loaded")):
+        load.load_causal_lm(saved, torch.float32)
+    assert calls[2:] == ["loaded", "computed"]
 
 
 def test_random_weights_are_always_the_same() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 @dataclass
 class Usage:
-    """Filled in when its block ends.
+    """What a block of work has taken, complete when it ends. Making one resets the process's peak.
 
     Attributes:
         seconds: Wall time.
@@ -35,8 +35,8 @@ class Usage:
     peak_memory_bytes: int = 0
 
     def __post_init__(self) -> None:
-        _give_back_freed()
         self._libraries = _libraries()
+        _give_back_freed()
         _reset_peak()
         self._before = _resident_bytes()
 

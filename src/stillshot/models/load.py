@@ -156,7 +156,6 @@ def _told(load: Callable[P, R]) -> Callable[P, R]:
     return loaded
 
 
-@_told
 def load_causal_lm(
     resolved: ResolvedModel, dtype: torch.dtype, *, check_logits: bool = True
 ) -> PreTrainedModel:
@@ -176,21 +175,27 @@ def load_causal_lm(
             f"{resolved.id} ({config.model_type}) is not a causal language model, so it can neither be a "
             "teacher nor keep a language-model head. Use a decoder, e.g. bundled:smollm2-135m."
         )
-    if resolved.is_random or _weightless.get():
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    model = _explained(
-        resolved,
-        lambda: AutoModelForCausalLM.from_pretrained(
-            resolved.location, revision=resolved.revision, dtype=dtype
-        ).eval(),
-    )
-    if check_logits and not gives_own_logits(model):
+    model = _causal_lm(resolved, config, dtype)
+    without_weights = resolved.is_random or _weightless.get()
+    if check_logits and not without_weights and not gives_own_logits(model):
         raise ModelError(
             f"{resolved.id} ({config.model_type}) does more between its last states and its logits than is done here, so "
             "it would be scored wrongly. Use another model, e.g. bundled:smollm2-135m."
         )
     return model
+
+
+@_told
+def _causal_lm(resolved: ResolvedModel, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    if resolved.is_random or _weightless.get():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    return _explained(
+        resolved,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            resolved.location, revision=resolved.revision, dtype=dtype
+        ).eval(),
+    )
 
 
 def unread_bytes(resolved: ResolvedModel, model: Any, tables: Iterable[Any], rows: Iterable[int]) -> int:
