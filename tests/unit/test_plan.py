@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 import torch
 from cli_calls import call, refused, reviews, write_jsonl
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from transformers import PreTrainedTokenizerFast
 
 from stillshot.config import Budget, Lora, Prompt, Student, Teacher, Training
 from stillshot.evaluate.resources import _resident_bytes
 from stillshot.evaluate.speed import Speed
 from stillshot.methods.plan import PlannedCell
-from stillshot.models.footprint import Work, process_bytes, symbolic
+from stillshot.models.footprint import Work, process_bytes, symbolic, tokenizer_bytes
+from stillshot.models.random_weights import random_tokenizer
 from stillshot.prompt.writer import PromptWriter
 from stillshot.student.footprint import StudentFootprint, student_footprint
 from stillshot.student.training import TrainingSet
@@ -296,3 +300,12 @@ def test_a_wrong_recipe_is_refused(recipe: Path, tmp_path: Path) -> None:
         "--set",
         "students.0.tuning=bitfit",
     )
+
+
+def test_a_tokenizer_is_planned_by_its_vocabulary() -> None:
+    merged = random_tokenizer("tiny-opt")
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordPiece({"[UNK]": 0, "a": 1})))
+    each = tokenizer_bytes(words) / 2
+    assert 0 < each < tokenizer_bytes(merged) / len(merged)
+    words.add_tokens(["b", "c"])
+    assert tokenizer_bytes(words) == 4 * each

@@ -190,6 +190,9 @@ _FRAGMENTATION = 0.4
 # holes that these leave between activations, each takes half as much where nothing trains:
 _KERNEL_BYTES = {"training": 1.1 * 2**20, "asking": 0.55 * 2**20}
 _KERNELS_KEPT = 1024
+# Loading a tokenizer leaves so much of the heap taken or with holes, by entry of its vocabulary: SmolLM2's has merges,
+# MiniLM's, of word pieces, has none.
+_MERGED_ENTRY_BYTES, _ENTRY_BYTES = 900, 350
 
 
 def process_bytes(live: int, transient: int, kernels: int, work: Literal["training", "asking"]) -> int:
@@ -203,6 +206,13 @@ def process_bytes(live: int, transient: int, kernels: int, work: Literal["traini
     """
     kept = min(kernels, _KERNELS_KEPT) * _KERNEL_BYTES[work]
     return round(live + _FRAGMENTATION * transient + kept)
+
+
+def tokenizer_bytes(tokenizer: Any) -> int:
+    """What a process takes for a tokenizer."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    merged = backend is not None and type(backend.model).__name__ == "BPE"
+    return len(tokenizer) * (_MERGED_ENTRY_BYTES if merged else _ENTRY_BYTES)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from stillshot.config import Prompt, TaskDefinition, Training
 from stillshot.config import Student as StudentSection
 from stillshot.models import load
-from stillshot.models.footprint import Ledger, Work, process_bytes, symbolic
+from stillshot.models.footprint import Ledger, Work, process_bytes, symbolic, tokenizer_bytes
 from stillshot.models.resolve import ResolvedModel, resolve_model
 from stillshot.student.features import Feature
 from stillshot.student.frozen import FrozenStates, frozen_in_evaluation
@@ -45,7 +45,7 @@ class StudentFootprint:
         model_bytes: Its weights as they are held in memory.
         saved_bytes: Its weights as they are saved: of adapters, these and the score layer.
         train_live_bytes: The most that is alive in training: weights, gradients, optimizer, activations.
-        train_peak_bytes: What a process takes for it (:func:`stillshot.models.footprint.process_bytes`).
+        train_peak_bytes: What a process takes for it (:func:`stillshot.models.footprint.process_bytes`), and for its tokenizer.
         train_tokens: Tokens with padding that go through the model, over all epochs.
         ask_live_bytes: The most that is alive when it is asked with a batch of the longest queries.
         ask_work: Work of asking all of the queries.
@@ -115,7 +115,8 @@ def student_footprint(
                 trial.kernels,
                 "training",
             ),
-        ),
+        )
+        + tokenizer_bytes(student.tokenizer),
         train_steps=trial.steps,
         train_tokens=trial.tokens,
         train_work=work,

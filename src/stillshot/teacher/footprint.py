@@ -10,7 +10,7 @@ import torch
 
 from stillshot.config import Teacher as TeacherSection
 from stillshot.models import load
-from stillshot.models.footprint import Work, process_bytes, symbolic
+from stillshot.models.footprint import Work, process_bytes, symbolic, tokenizer_bytes
 from stillshot.prompt.writer import ScoredPrompt, ScoredSequence
 from stillshot.teacher.local import LocalTeacher, common_prefix_length
 from stillshot.teacher.packing import batch_of, batches, rows_of
@@ -24,7 +24,7 @@ class TeacherFootprint:
     Attributes:
         model_bytes: Its weights as they are held.
         live_bytes: The most that is alive: weights, the context's keys and values, a batch's activations.
-        peak_bytes: What a process takes for it (:func:`stillshot.models.footprint.process_bytes`).
+        peak_bytes: What a process takes for it (:func:`stillshot.models.footprint.process_bytes`), and for its tokenizer.
         prompt_tokens: Tokens with padding of all batches, the context's own once.
         work: Work of asking all of the prompts, their context read once.
     """
@@ -87,7 +87,7 @@ class PlannedTeacher(LocalTeacher):
             parameters=sum(p.numel() for p in weights),
             model_bytes=sum(p.nbytes for p in weights),
             live_bytes=max(created, ledger.peak),
-            peak_bytes=max(peak, created),
+            peak_bytes=max(peak, created) + tokenizer_bytes(self.encoder.tokenizer),
             prompt_tokens=length + tokens,
             work=reading + replace(by_tokens, calls=scoring.calls * len(each)),
         )
