@@ -269,6 +269,32 @@ def test_memory_is_measured_of_a_model_whose_answers_were_all_stored(
     assert not any(asked[1:])  # those of its latency, which read contexts again and again
 
 
+def test_memory_is_taken_once_weights_are_loaded_and_at_the_end(
+    content: dict[str, Any],
+    in_one_process: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content |= {"methods": ["zero_shot", "pattern_finetune", "context_distillation"]}
+    laps: Counter[int] = Counter()
+    blocks: list[Usage] = []
+    lap, begin = Usage.lap, Usage.__post_init__
+
+    def counted(self: Usage) -> None:
+        laps[id(self)] += 1
+        lap(self)
+
+    def kept(self: Usage) -> None:
+        blocks.append(self)
+        begin(self)
+
+    monkeypatch.setattr(Usage, "lap", counted)
+    monkeypatch.setattr(Usage, "__post_init__", kept)
+    run(Recipe.model_validate(content), tmp_path / "run")
+    assert len(blocks) == len(in_one_process)
+    assert min(laps.values()) >= 2
+
+
 def test_controls_run_in_processes_of_their_own(content: dict[str, Any], tmp_path: Path) -> None:
     content |= {"controls": ["zero_shot_teacher"]}
     assert pipeline.run_isolated is run_isolated

@@ -309,3 +309,16 @@ def test_a_tokenizer_is_planned_by_its_vocabulary() -> None:
     assert 0 < each < tokenizer_bytes(merged) / len(merged)
     words.add_tokens(["b", "c"])
     assert tokenizer_bytes(words) == 4 * each
+
+
+def test_teachers_and_students_are_planned_with_their_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peaks() -> list[int]:
+        teacher, prompts, tokens = asked_of("random:tiny-llama", dtype="bfloat16")
+        return [teacher.footprint(prompts, tokens).peak_bytes, footprint().train_peak_bytes]
+
+    monkeypatch.setattr("stillshot.teacher.footprint.tokenizer_bytes", lambda _: 0)
+    monkeypatch.setattr("stillshot.student.footprint.tokenizer_bytes", lambda _: 0)
+    without = peaks()
+    monkeypatch.setattr("stillshot.teacher.footprint.tokenizer_bytes", lambda _: 10**9)
+    monkeypatch.setattr("stillshot.student.footprint.tokenizer_bytes", lambda _: 10**9)
+    assert peaks() == [peak + 10**9 for peak in without]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -25,8 +24,7 @@ from stillshot.models.random_weights import random_config, random_tokenizer
 from stillshot.models.resolve import ResolvedModel
 from stillshot.types import Dtype
 
-P = ParamSpec("P")
-R = TypeVar("R")
+M = TypeVar("M")
 
 # Auto classes list encoders such as BERT as causal models too; these read in both directions.
 _ENCODERS = {
@@ -143,17 +141,11 @@ def on_load(call: Callable[[], None]) -> Iterator[None]:
         _on_load.reset(token)
 
 
-def _told(load: Callable[P, R]) -> Callable[P, R]:
-    """Call what :func:`on_load` was given, once ``load`` is done."""
-
-    @wraps(load)
-    def loaded(*args: P.args, **kwargs: P.kwargs) -> R:
-        model = load(*args, **kwargs)
-        if call := _on_load.get():
-            call()
-        return model
-
-    return loaded
+def _told(model: M) -> M:
+    """Call what :func:`on_load` was given: the model has been loaded."""
+    if call := _on_load.get():
+        call()
+    return model
 
 
 def load_causal_lm(
@@ -175,27 +167,23 @@ def load_causal_lm(
             f"{resolved.id} ({config.model_type}) is not a causal language model, so it can neither be a "
             "teacher nor keep a language-model head. Use a decoder, e.g. bundled:smollm2-135m."
         )
-    model = _causal_lm(resolved, config, dtype)
-    without_weights = resolved.is_random or _weightless.get()
-    if check_logits and not without_weights and not gives_own_logits(model):
+    if resolved.is_random or _weightless.get():
+        torch.manual_seed(0)
+        return _told(AutoModelForCausalLM.from_config(config, dtype=dtype).eval())
+    model = _told(
+        _explained(
+            resolved,
+            lambda: AutoModelForCausalLM.from_pretrained(
+                resolved.location, revision=resolved.revision, dtype=dtype
+            ).eval(),
+        )
+    )
+    if check_logits and not gives_own_logits(model):
         raise ModelError(
             f"{resolved.id} ({config.model_type}) does more between its last states and its logits than is done here, so "
             "it would be scored wrongly. Use another model, e.g. bundled:smollm2-135m."
         )
     return model
-
-
-@_told
-def _causal_lm(resolved: ResolvedModel, config: Any, dtype: torch.dtype) -> PreTrainedModel:
-    if resolved.is_random or _weightless.get():
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    return _explained(
-        resolved,
-        lambda: AutoModelForCausalLM.from_pretrained(
-            resolved.location, revision=resolved.revision, dtype=dtype
-        ).eval(),
-    )
 
 
 def unread_bytes(resolved: ResolvedModel, model: Any, tables: Iterable[Any], rows: Iterable[int]) -> int:
@@ -225,7 +213,6 @@ def load_classifier(resolved: ResolvedModel, dtype: torch.dtype, **settings: Any
     return load_new_classifier(resolved, dtype, **settings)[0]
 
 
-@_told
 def load_new_classifier(
     resolved: ResolvedModel, dtype: torch.dtype, **settings: Any
 ) -> tuple[PreTrainedModel, frozenset[str]]:
@@ -243,7 +230,7 @@ def load_new_classifier(
     try:
         if resolved.is_random or _weightless.get():
             torch.manual_seed(0)
-            return AutoModelForSequenceClassification.from_config(config, dtype=dtype), frozenset()
+            return _told(AutoModelForSequenceClassification.from_config(config, dtype=dtype)), frozenset()
         model, found = _explained(
             resolved,
             lambda: AutoModelForSequenceClassification.from_pretrained(
@@ -254,7 +241,7 @@ def load_new_classifier(
                 output_loading_info=True,
             ),
         )
-        return model, frozenset(name.rpartition(".")[0] for name in found["missing_keys"])
+        return _told(model), frozenset(name.rpartition(".")[0] for name in found["missing_keys"])
     except ValueError as error:
         raise ModelError(f"{resolved.id} cannot be a classifier: {error}") from error
 
