@@ -201,13 +201,19 @@ class Budget(Section):
 
 
 class Prompt(Section):
-    """How prompts are written. ``pattern`` and ``channel`` name variants of the task; null is its first."""
+    """How prompts are written. ``pattern`` and ``channel`` name variants of the task; null is its first.
+
+    In chat form, ``template_options`` are variables of the chat template (``{enable_thinking: false}``), and
+    ``answer_prefix`` is what the answer's turn begins with, before the label word (what ends a thought).
+    """
 
     pattern: str | None = None
     channel: str | None = None
     instruction: str | None = None
     separator: str = "\n\n"
     chat: bool = False
+    template_options: dict[str, str | int | float | bool | None] = {}
+    answer_prefix: str = ""
     max_tokens: PositiveInt | None = None
     drop_to_fit: bool = False
 
@@ -386,11 +392,8 @@ class Recipe(Section):
 ExportKind = Literal["merged", "onnx", "onnx-int8", "gguf", "hub"]
 # The share of held-out queries that an export must answer as its student does.
 AGREEMENT_FLOORS: dict[ExportKind, float] = {
-    "merged": 0.99,
-    "onnx": 0.99,
+    **dict.fromkeys(("merged", "onnx", "gguf", "hub"), 0.99),
     "onnx-int8": 0.97,
-    "gguf": 0.99,
-    "hub": 0.99,
 }
 # Held-out queries that an export is verified on, at most.
 VERIFIED_QUERIES = 512

@@ -124,7 +124,7 @@ def label_queries(
         WorkError: The store cannot be written.
     """
     prompts = fitted_prompts(writer, kind, context, queries, teacher.window)
-    tokens = writer.verbalizer.token_ids if kind == "direct" else ()
+    tokens = writer.verbalizer.scored_ids if kind == "direct" else ()
     keys = [prompt_key(teacher.fingerprint, kind, tokens, prompt) for prompt in prompts]
     found = store.lookup(keys)
     known = {index for index, key in enumerate(keys) if key in found}

@@ -12,9 +12,10 @@ from stillshot.config import TaskDefinition
 from stillshot.errors import ModelError
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
+from stillshot.models.trust import inside
 from stillshot.student.features import Featurizer
 from stillshot.student.saved import Logits, Query, answer_in_batches, build_featurizer, gathered
-from stillshot.student.sidecar import Exported, Sidecar
+from stillshot.student.sidecar import SIDECAR, Exported, Sidecar
 
 
 class ExportedStudent:
@@ -61,9 +62,14 @@ def find_file(folder: Path, exported: Exported) -> Path:
     """The file of an export that is loaded.
 
     Raises:
-        ModelError: It is not there, or one that it refers to.
+        ModelError: It is not there, or one that it refers to, or lies outside the folder.
     """
     for name in (exported.file, *exported.files_beside):
+        if not inside(name):
+            raise ModelError(
+                f"{folder / SIDECAR} points to a file outside its folder ({name!r}); nothing was loaded. Export the student "
+                "again."
+            )
         if not (folder / name).is_file():
             raise ModelError(
                 f"{folder / name} is not there, without which this export cannot be used. Copy the whole folder "

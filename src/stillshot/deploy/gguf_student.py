@@ -119,6 +119,7 @@ def _by_transformers(file: Path, label_tokens: Sequence[int] | None, labels: Seq
     language_model = AutoModelForCausalLM.from_pretrained(
         file.parent,
         gguf_file=file.name,
+        trust_remote_code=False,
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )

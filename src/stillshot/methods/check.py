@@ -17,7 +17,8 @@ from stillshot.models.resolve import resolve_model
 from stillshot.prompt.budget import fitted_contexts, fitted_prompts
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import Kind, PromptWriter
-from stillshot.student.heads import next_tokens, resolve_head
+from stillshot.student.heads import check_label_head, next_tokens, resolve_head
+from stillshot.student.saved import build_featurizer
 from stillshot.student.tuning import check_tuning
 from stillshot.teacher import answers
 from stillshot.teacher.local import LocalTeacher
@@ -161,7 +162,35 @@ def _check_teacher(recipe: Recipe, materials: Materials) -> list[Finding]:
         Finding("label words", words),
         Finding("prompts", f"longest {longest:,} tokens of a window of {teacher.window:,}"),
         Finding("teacher", f"{recipe.teacher.model}, prefix {teacher.prefix_mode}"),
+        *_check_label_words(writer),
+        *_check_chat(writer, recipe.teacher.model),
     ]
+
+
+def _check_label_words(writer: PromptWriter) -> list[Finding]:
+    """Label words of which one begins another: what ends them is scored too."""
+    words = writer.verbalizer
+    pairs = [
+        f"those of {longer!r} begin with those of {shorter!r}" for shorter, longer in words.beginnings[:3]
+    ]
+    if not pairs:
+        return []
+    ending = writer.encoder.tokenizer.decode(list(words.ending))
+    detail = (
+        f"{'; '.join(pairs)}. So that either can win, {ending!r} is scored behind the words of every label; words that do "
+        "not begin each other are better."
+    )
+    return [Finding("label words", detail, warning=True)]
+
+
+def _check_chat(writer: PromptWriter, model: str) -> list[Finding]:
+    if writer.chat_template is None or not writer.chat_template.changes_by_day:
+        return []
+    detail = (
+        f"the chat template of {model} may write today's date into prompts, so that another day's are scored anew. Where it "
+        "reads date_string, fix it: prompt.template_options: {date_string: ...}."
+    )
+    return [Finding("chat template", detail, warning=True)]
 
 
 def _asked(materials: Materials, setting: Setting) -> list[Example]:
@@ -198,8 +227,13 @@ def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
         resolved = resolve_model(student.model, student.revision)
         config = load.load_config(resolved)
         head = resolve_head(student, config)
+        if head == "label":
+            check_label_head(student.model, config)
+        tokenizer = load.load_tokenizer(resolved)
+        featurizer = build_featurizer(materials.task, recipe.prompt, student, head, tokenizer, config)
+        featurizer.features(evaluated)
         if not load.is_encoder(config):
-            writer = PromptWriter(materials.task, recipe.prompt, PromptEncoder(load.load_tokenizer(resolved)))
+            writer = PromptWriter(materials.task, recipe.prompt, PromptEncoder(tokenizer))
             if head == "channel":
                 writer.require_channel()
             if head == "language_model":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,12 +17,16 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
 
 from stillshot.errors import ModelError
 from stillshot.models.output import gives_own_logits
 from stillshot.models.random_weights import random_config, random_tokenizer
 from stillshot.models.resolve import ResolvedModel
+from stillshot.models.trust import check_config, check_folder, code_refusal, is_refused_code
 from stillshot.types import Dtype
 
 M = TypeVar("M")
@@ -32,6 +37,15 @@ _ENCODERS = {
     "megatron-bert", "modernbert", "mpnet", "nomic_bert", "rembert", "roberta", "roberta-prelayernorm", "roformer",
     "xlm-roberta", "xlm-roberta-xl", "xmod",
 }  # fmt: skip
+_WINDOW_NAMES = (
+    "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions",
+)  # fmt: skip
+# Models whose first token has the position behind the padding token's id, whatever that is; and the third, always.
+_POSITIONS_BEHIND_PADDING = {
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+_POSITIONS_FROM_TWO = {"mpnet"}
 _OTHER_VOCABULARIES = ("tekken.json", "tiktoken.model", "tokenizer.model")  # which transformers converts
 _weightless: ContextVar[bool] = ContextVar("weightless", default=False)
 _on_load: ContextVar[Callable[[], None] | None] = ContextVar("on_load", default=None)
@@ -64,15 +78,14 @@ def load_config(resolved: ResolvedModel) -> Any:
     """The model's configuration.
 
     Raises:
-        ModelError: The model is not found or the Hub cannot be reached.
+        ModelError: The model is not found, the Hub cannot be reached, or the configuration names code that is not
+            transformers' own.
     """
     if resolved.is_random:
         return random_config(resolved.location)
-    return _explained(
-        resolved,
-        lambda: AutoConfig.from_pretrained(resolved.location, revision=resolved.revision),
-        also=(ValueError,),  # no model_type, or code of its own
-    )
+    config = _explained(resolved, AutoConfig.from_pretrained)
+    check_config(resolved.id, config)
+    return config
 
 
 def load_tokenizer(resolved: ResolvedModel) -> Any:
@@ -84,11 +97,7 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     if resolved.is_random:
         tokenizer = random_tokenizer(resolved.location)
     else:
-        tokenizer = _explained(
-            resolved,
-            lambda: AutoTokenizer.from_pretrained(resolved.location, revision=resolved.revision),
-            also=(ValueError, ImportError),  # no tokenizer, or one that needs another library
-        )
+        tokenizer = _explained(resolved, AutoTokenizer.from_pretrained)
         _check_vocabulary(resolved, tokenizer)
     tokenizer.padding_side = "right"
     return tokenizer
@@ -115,10 +124,35 @@ def is_encoder(config: Any) -> bool:
 
 
 def window(config: Any) -> int:
-    """Positions the model has; a large number where it has no limit."""
+    """Tokens the model can read; a large number where it has no limit."""
     text = config.get_text_config()
-    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions")]
-    return next((int(limit) for limit in limits if limit), 1_000_000)
+    limits = [getattr(text, name, None) for name in _WINDOW_NAMES]
+    positions = next((int(limit) for limit in limits if isinstance(limit, int) and limit > 0), 1_000_000)
+    return positions - _first_position(text)
+
+
+def _first_position(config: Any) -> int:
+    """The row of the table of positions that the first token has; the rows before it are never read."""
+    if config.model_type in _POSITIONS_FROM_TWO:
+        return 2
+    if config.model_type in _POSITIONS_BEHIND_PADDING:
+        return int(getattr(config, "pad_token_id", None) or 0) + 1
+    return 0
+
+
+def padding_token_id(tokenizer: Any) -> int:
+    """The token that rows are filled up with: the padding token, else the end-of-sequence token.
+
+    Raises:
+        ModelError: The tokenizer has neither.
+    """
+    for found in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if found is not None:
+            return int(found)
+    raise ModelError(
+        f"The tokenizer of {str(tokenizer.name_or_path)!r} has neither a padding nor an end-of-sequence token, so texts of "
+        "different lengths cannot stand in one batch. Set pad_token in its tokenizer_config.json, or use another model."
+    )
 
 
 @contextmanager
@@ -169,15 +203,9 @@ def load_causal_lm(
         )
     if resolved.is_random or _weightless.get():
         torch.manual_seed(0)
-        return _told(AutoModelForCausalLM.from_config(config, dtype=dtype).eval())
-    model = _told(
-        _explained(
-            resolved,
-            lambda: AutoModelForCausalLM.from_pretrained(
-                resolved.location, revision=resolved.revision, dtype=dtype
-            ).eval(),
-        )
-    )
+        made = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        return _told(made.eval())
+    model = _told(_explained(resolved, AutoModelForCausalLM.from_pretrained, dtype=dtype).eval())
     if check_logits and not gives_own_logits(model):
         raise ModelError(
             f"{resolved.id} ({config.model_type}) does more between its last states and its logits than is done here, so "
@@ -227,34 +255,72 @@ def load_new_classifier(
     config = load_config(resolved)
     for name, value in settings.items():
         setattr(config, name, value)
+    if resolved.is_random or _weightless.get():
+        torch.manual_seed(0)
+        return _told(new_classifier(resolved.id, config, dtype)), frozenset()
+    _check_classifies(resolved.id, config)
+    model, found = _explained(
+        resolved,
+        AutoModelForSequenceClassification.from_pretrained,
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+    )
+    return _told(model), frozenset(name.rpartition(".")[0] for name in found["missing_keys"])
+
+
+def new_classifier(model: str, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    """A sequence-classification model of a configuration, its weights drawn.
+
+    Args:
+        model: Its id, for messages.
+        config: Its configuration, with the labels where they matter.
+        dtype: Of its weights.
+
+    Raises:
+        ModelError: The architecture has no sequence-classification class, or cannot be built with these sizes.
+    """
+    _check_classifies(model, config)
     try:
-        if resolved.is_random or _weightless.get():
-            torch.manual_seed(0)
-            return _told(AutoModelForSequenceClassification.from_config(config, dtype=dtype)), frozenset()
-        model, found = _explained(
-            resolved,
-            lambda: AutoModelForSequenceClassification.from_pretrained(
-                resolved.location,
-                revision=resolved.revision,
-                config=config,
-                dtype=dtype,
-                output_loading_info=True,
-            ),
+        return AutoModelForSequenceClassification.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{model} ({config.model_type}) cannot be a classifier: {error}") from error
+
+
+def _check_classifies(model: str, config: Any) -> None:
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(
+            f"{model} ({config.model_type}) cannot be a classifier: transformers has no sequence-classification class for "
+            "it. Use head: channel or language_model, or another model."
         )
-        return _told(model), frozenset(name.rpartition(".")[0] for name in found["missing_keys"])
-    except ValueError as error:
-        raise ModelError(f"{resolved.id} cannot be a classifier: {error}") from error
 
 
-def _explained(resolved: ResolvedModel, load: Any, also: tuple[type[Exception], ...] = ()) -> Any:
-    """Run ``load`` and say in one message why a model cannot be had."""
+def _explained(resolved: ResolvedModel, load: Callable[..., Any], **settings: Any) -> Any:
+    """Load from a folder or the Hub without running code of the model's own; say in one message why it cannot be had.
+
+    Raises:
+        ModelError: Whatever a damaged, foreign or absent model makes the libraries raise.
+    """
+    folder = Path(resolved.location)
+    if folder.is_dir():
+        check_folder(folder)
     try:
-        return load()
-    except (OSError, *also) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return load(resolved.location, revision=resolved.revision, trust_remote_code=False, **settings)
+    except MemoryError:
+        raise
+    except SafetensorError as error:
+        raise ModelError(
+            f"The weights of {resolved.id} cannot be read; they may be damaged or cut short ({error}). Copy the folder here "
+            "again, or train the student again."
+        ) from error
+    except Exception as error:  # readers of damaged or odd files raise whatever they stumble over
+        if is_refused_code(error):
+            raise code_refusal(resolved.id) from None
+        said = str(error).strip().splitlines()
+        first = said[0] if said else type(error).__name__
         advice = (
             "See that the folder is whole, or copy it again."
-            if Path(resolved.location).is_dir()
+            if folder.is_dir()
             else "Check the id and the network, or use a local folder, bundled:smollm2-135m or bundled:minilm-l6."
         )
         raise ModelError(

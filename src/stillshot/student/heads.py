@@ -22,8 +22,14 @@ def resolve_head(section: StudentSection, config: Any) -> HeadName:
     """The head that ``auto`` stands for, or the one that is named.
 
     Raises:
-        ModelError: An encoder is asked for a head that needs a language-model head.
+        ModelError: An encoder is asked for a head that needs a language-model head, or the model has both an encoder
+            and a decoder.
     """
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{section.model} ({config.model_type}) has an encoder and a decoder, which no head here reads. Use an encoder, "
+            "e.g. bundled:minilm-l6, or a decoder, e.g. bundled:smollm2-135m."
+        )
     if section.head == "auto":
         return "label"
     if section.head != "label" and load.is_encoder(config):
@@ -32,6 +38,26 @@ def resolve_head(section: StudentSection, config: Any) -> HeadName:
             "possible. Use head: label, or a decoder."
         )
     return section.head
+
+
+def check_label_head(model: str, config: Any) -> None:
+    """See that a model of this configuration can have a label head; no weights are loaded.
+
+    Raises:
+        ModelError: See :func:`build_label_model`.
+    """
+    with torch.device("meta"):
+        made = load.new_classifier(model, config, torch.float32)
+    if not load.is_encoder(config):
+        _check_score_layer(model, made)
+
+
+def _check_score_layer(model: str, made: Any) -> None:
+    if not isinstance(getattr(made, "score", None), nn.Linear):
+        raise ModelError(
+            f"{model} ({made.config.model_type}) has no score layer on its last states, so head: label is not "
+            "possible. Use head: channel or language_model, or another decoder."
+        )
 
 
 def build_label_model(
@@ -50,7 +76,7 @@ def build_label_model(
     Raises:
         ModelError: It cannot be a classifier, or is a decoder without such a score layer.
     """
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = load.padding_token_id(tokenizer)
     names = {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
@@ -61,11 +87,7 @@ def build_label_model(
     loaded: tuple[Any, frozenset[str]] = load.load_new_classifier(resolved, dtype, **names)
     model, fresh = loaded
     if rows is not None:
-        if not isinstance(getattr(model, "score", None), nn.Linear):
-            raise ModelError(
-                f"{resolved.id} ({model.config.model_type}) has no score layer on its last states, so head: label is not "
-                "possible. Use head: channel or language_model, or another decoder."
-            )
+        _check_score_layer(resolved.id, model)
         with torch.no_grad():
             model.score.weight.copy_(rows)
     return model, fresh

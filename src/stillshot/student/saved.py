@@ -256,12 +256,17 @@ def _label_tokens(featurizer: Featurizer, section: StudentSection) -> list[int]:
 def build_featurizer(
     task: TaskDefinition, prompt: Prompt, section: StudentSection, head: str, tokenizer: Any, config: Any
 ) -> Featurizer:
-    """What turns queries into inputs of a model with this configuration."""
+    """What turns queries into inputs of a model with this configuration.
+
+    Raises:
+        ModelError: The tokenizer has no token to fill up rows with.
+        PromptError: The task's label words or the chat template do not work with the tokenizer.
+    """
     max_tokens = min(section.max_tokens, load.window(config))
+    pad = load.padding_token_id(tokenizer)
     if load.is_encoder(config):
         return EncoderFeaturizer(task, tokenizer, max_tokens)
     writer = PromptWriter(task, prompt, PromptEncoder(tokenizer))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     kind = ChannelFeaturizer if head == "channel" else DecoderFeaturizer
     return kind(writer, pad, max_tokens)
 
@@ -303,7 +308,7 @@ def _load_weights(
     if head != "label":
         language_model: Any = load.load_causal_lm(base, dtype, check_logits=False)
         return with_language_model_head(head, PeftModel.from_pretrained(language_model, folder), task.labels)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = load.padding_token_id(tokenizer)
     model: Any = load.load_classifier(base, dtype, num_labels=len(task.labels), pad_token_id=pad)
     return PeftModel.from_pretrained(model, folder)
 

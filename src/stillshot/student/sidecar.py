@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from stillshot.config import Prompt, Source, Sources, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.errors import ModelError
+from stillshot.models.trust import read_json
 
 SIDECAR = "stillshot.json"
 HeadName = Literal["label", "channel", "language_model"]
@@ -81,14 +82,11 @@ class Sidecar:
         Raises:
             ModelError: There is none, or it is not what Stillshot writes.
         """
-        try:
-            content = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+        if not (folder / SIDECAR).is_file():
             raise ModelError(
                 f"{folder} holds no student: there is no {SIDECAR}. Give a folder under a run's students/."
-            ) from None
-        except ValueError as error:
-            raise ModelError(f"{folder / SIDECAR} is not JSON ({error}). Save the student again.") from None
+            )
+        content = read_json(folder / SIDECAR)
         try:
             if content["format"] != FORMAT:
                 raise ModelError(

@@ -58,7 +58,7 @@ def check_tuning(config: Any, tuning: Tuning, lora: Lora, *, classifies: bool) -
     kind = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     with torch.device("meta"):
         try:
-            model = kind.from_config(config)
+            model = kind.from_config(config, trust_remote_code=False)
         except ValueError as error:
             raise ModelError(f"A {config.model_type} model cannot be a classifier: {error}") from error
         apply_tuning(model, tuning, lora, classifies=classifies)
