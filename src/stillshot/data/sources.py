@@ -10,6 +10,7 @@ from pathlib import Path
 from stillshot.config import Source, TaskDefinition
 from stillshot.data.files import SUFFIXES, examples_in, file_suffix, is_blank, read_file
 from stillshot.errors import DataError, did_you_mean
+from stillshot.hub import hub_access
 from stillshot.tasks import load_task
 from stillshot.types import Example
 
@@ -143,7 +144,8 @@ def _from_hub(
 
     path, hub_split = str(source.path), str(source.splits[split])
     try:
-        data = load_dataset(path, source.name, split=hub_split, revision=source.revision)
+        with hub_access():
+            data = load_dataset(path, source.name, split=hub_split, revision=source.revision)
     except Exception as error:  # Offline, not found, no access, bad cache: the remedy is the same.
         reason = " ".join(str(error).split())[:300] or "no reason given"
         named = f"{path} ({source.name})" if source.name else path

@@ -130,7 +130,7 @@ def _write(kind: ExportKind, student: Student, folder: Path, others: Sequence[Ex
     if kind in ("merged", "hub"):
         student.save(folder)
         return None
-    student.tokenizer.save_pretrained(folder)
+    student.plain_tokenizer().save_pretrained(folder)
     student.model.config.save_pretrained(folder)
     if kind == "gguf":
         exported = gguf_export.write_gguf(student, folder)

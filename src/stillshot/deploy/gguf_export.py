@@ -196,7 +196,7 @@ def _add_tokenizer(writer: Any, student: Student, vocabulary_size: int) -> None:
         if index is not None:
             getattr(writer, f"add_{kind}_token_id")(index)
     encoder = _prompt_writer(student).encoder
-    writer.add_add_bos_token(encoder.encode("a")[0] == tokenizer.bos_token_id)
+    writer.add_add_bos_token(bool(encoder.start) and not student.prompt.chat)
     writer.add_add_eos_token(False)
 
 

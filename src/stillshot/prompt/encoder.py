@@ -18,6 +18,9 @@ class PromptEncoder:
 
     Args:
         tokenizer: A fast transformers tokenizer.
+
+    Attributes:
+        start: The begin-of-sequence token, or nothing.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -29,12 +32,16 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         probe = tokenizer("a").input_ids
         bos = tokenizer.bos_token_id
-        self._start = [bos] if bos is not None and probe and probe[0] == bos else []
+        self.start = [bos] if bos is not None and probe and probe[0] == bos else []
 
     def encode_all(self, texts: Sequence[str], *, chat: bool = False) -> list[list[int]]:
         """Token ids of each text."""
         ids = self._tokenize(texts, chat)["input_ids"]
-        return ids if chat else [[*self._start, *row] for row in ids]
+        return ids if chat else [[*self.start, *row] for row in ids]
+
+    def without_start(self, text: str) -> list[int]:
+        """Token ids of one text, without the begin-of-sequence token."""
+        return self._tokenize([text], chat=False)["input_ids"][0]
 
     def encode(self, text: str, *, chat: bool = False) -> list[int]:
         """Token ids of one text."""
@@ -48,12 +55,12 @@ class PromptEncoder:
         Tokens are those of the whole text; one that straddles the boundary counts as past it.
         """
         tokenized = self._tokenize(texts, chat=False, offsets=True)
-        shift = len(self._start)
+        shift = len(self.start)
         starts = []
         for offsets, boundary in zip(tokenized["offset_mapping"], boundaries, strict=True):
             past = (index for index, (_, end) in enumerate(offsets) if end > boundary)
             starts.append(next(past, len(offsets)) + shift)
-        return [[*self._start, *row] for row in tokenized["input_ids"]], starts
+        return [[*self.start, *row] for row in tokenized["input_ids"]], starts
 
     def without_last(self, text: str, tokens: int) -> str:
         """The text without its last ``tokens`` tokens, or without its last half if that is less.

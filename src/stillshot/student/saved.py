@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from stillshot.config import Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.errors import DataError, ModelError
+from stillshot.hub import hub_access
 from stillshot.models import load
 from stillshot.models.resolve import ResolvedModel, resolve_model
 from stillshot.prompt.encoder import PromptEncoder
@@ -25,6 +26,7 @@ from stillshot.student.heads import (
     resolve_head,
     with_language_model_head,
 )
+from stillshot.student.plain_tokenizer import encoder_tokenizer, plain_tokenizer
 from stillshot.student.sidecar import SIDECAR, Exported, HeadName, Sidecar
 from stillshot.student.tuning import apply_tuning
 from stillshot.types import Context, Dtype, Example, Prediction
@@ -129,15 +131,22 @@ class Student:
         model = self.model if self.head == "label" else self.model.language_model
         card = folder / "README.md"
         had_card = card.exists()
-        model.save_pretrained(folder)
+        with hub_access():  # PEFT asks there for the base model's configuration
+            model.save_pretrained(folder)
         if self.section.tuning == "lora":
             _config_of(model).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        self.plain_tokenizer().save_pretrained(folder)
         self.sidecar().write(folder)
         if not had_card:  # PEFT's says nothing but where the model lay
             card.unlink(missing_ok=True)
         for weights in folder.glob("*.safetensors"):  # written for their owner alone
             weights.chmod((folder / SIDECAR).stat().st_mode)
+
+    def plain_tokenizer(self) -> Any:
+        """The tokenizer as the folder holds it; see :mod:`stillshot.student.plain_tokenizer`."""
+        if isinstance(self.featurizer, EncoderFeaturizer):
+            return encoder_tokenizer(self.tokenizer)
+        return plain_tokenizer(self.tokenizer, chat=self.prompt.chat)
 
     def sidecar(self, exported: Exported | None = None) -> Sidecar:
         """What a folder with this student, or an export of it, says beside the weights."""
