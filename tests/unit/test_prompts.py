@@ -405,3 +405,56 @@ def test_a_contexts_digest_tells_texts_labels_and_order() -> None:
     relabelled = Example(shown[0].fields, "positive")
     others = [shown[::-1], shown[:2], [relabelled, *shown[1:]], [*shown[:2], review("another", "negative")]]
     assert len({key, *(Context(tuple(other)).key for other in others)}) == 5
+
+
+# Label words that begin others ----------------------------------------------------------------------
+
+PARCELS = TaskDefinition(
+    name="parcels",
+    labels=["delivery", "delivery complaint"],
+    fields=["text"],
+    patterns={
+        "p": DirectPattern(
+            pattern="{text}",
+            target_prefix="\nAbout: ",
+            label_words={"delivery": "delivery", "delivery complaint": "delivery complaint"},
+        )
+    },
+)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_label_words_that_begin_others_are_scored_with_an_ending(chat: bool) -> None:
+    tokenizer = random_tokenizer("tiny-llama")
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }};{% endfor %}[assistant]"
+    writer = writer_of(PARCELS, PromptEncoder(tokenizer), chat=chat)
+    words = writer.verbalizer
+    assert words.beginnings == [("delivery", "delivery complaint")]
+    assert tokenizer.decode(list(words.ending)) == (";" if chat else "\n")
+    (prompt,) = writer.prompts("direct", Context(), [review("late again")])
+    shorter, longer = (sequence.ids for sequence in prompt.sequences)
+    assert shorter[-1] == longer[-1] == words.ending[0]
+    # So neither scored sequence begins the other: both probabilities are of answers that exclude each other.
+    assert longer[: len(shorter)] != shorter
+    assert shorter[:-1] == longer[: len(shorter) - 1]
+
+
+@pytest.mark.parametrize("separator", ["", " "])
+def test_without_a_separator_of_its_own_the_end_token_ends_label_words(separator: str) -> None:
+    writer = writer_of(PARCELS, separator=separator)
+    assert writer.verbalizer.ending == (PLAIN.tokenizer.eos_token_id,)
+
+
+def test_label_words_that_nothing_ends_are_refused() -> None:
+    tokenizer = random_tokenizer("tiny-llama")
+    tokenizer.eos_token = None
+    with pytest.raises(
+        PromptError, match=r"'delivery' begin those of 'delivery complaint'.*nothing ends them"
+    ):
+        writer_of(PARCELS, PromptEncoder(tokenizer), separator="")
+
+
+def test_other_label_words_are_scored_as_they_are() -> None:
+    writer = writer_of(with_words("quite bad", "quite good"))
+    assert writer.verbalizer.ending == ()
+    assert writer.verbalizer.scored_ids == writer.verbalizer.token_ids

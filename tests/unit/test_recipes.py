@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from stillshot import yaml_files
 from stillshot.config import Recipe
 from stillshot.config_files import dump_recipe, load_recipe, validated
 from stillshot.errors import RecipeError
@@ -94,3 +95,81 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "r.yaml") == recipe
     assert yaml.safe_load(dump_recipe(recipe))["teacher"]["model"] == recipe.teacher.model  # every default
+
+
+# What YAML makes of a text --------------------------------------------------------------------------
+
+TASK_TEXT = """\
+name: r
+task:
+  name: t
+  labels: [{labels}]
+  fields: [text]
+  patterns: {{p: {{pattern: "{{text}}", label_words: {{{words}}}}}}}
+"""
+
+
+def refused_text(tmp_path: Path, text: str) -> str:
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError) as raised:
+        load_recipe(tmp_path / "r.yaml")
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        ("yes", "true or false"), ("No", "true or false"), ("on", "true or false"), ("1", "a number"), ("0x10", "a number"),
+        ("1_000", "a number"), ("1.50", "a number"), ("12:30", "a number"), ("2024-01-31", "a date"),
+    ],
+)  # fmt: skip
+def test_a_label_that_is_no_text_to_yaml_is_quoted_as_it_is_written(
+    tmp_path: Path, written: str, kind: str
+) -> None:
+    text = TASK_TEXT.format(labels=f"{written}, other", words=f"{written}: a, other: {written}")
+    found = refused_text(tmp_path, text)
+    advice = f'is {kind} to YAML, where a text is needed. Put it in quotes: "{written}".'
+    assert f"task.labels.0: {written} in line 4 {advice}" in found
+    assert f"task.patterns.p.label_words: the key {written} in line 6 {advice}" in found
+    assert f"label_words.other: {written} in line 6 {advice}" in found
+
+
+def test_quoted_labels_are_read_as_they_are(tmp_path: Path) -> None:
+    text = TASK_TEXT.format(labels='"yes", "1"', words='"yes": a, "1": b')
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    task = load_recipe(tmp_path / "r.yaml").task
+    assert not isinstance(task, str)
+    assert task.labels == ["yes", "1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\ntask: sst2\nname: b\n", "the key 'name' stands twice, in line 1 and in line 3"),
+        ("name: a\ntask: sst2\ndata: {labelled: x, labelled: y}\n", "the key 'labelled' stands twice"),
+        ("name: a\ntask: sst2\n? [a, b]\n: c\n", "line 3: a key is a list or a mapping"),
+        ("name: a\ntask: " + "[" * 60 + "]" * 60 + "\n", "nested more than 50 levels"),
+        ("name: a\ntask: " + "[" * 5000 + "]" * 5000 + "\n", "nested more than 50 levels"),
+        ("name: a\ntask: &t [*t]\n", "r.yaml"),
+        ("name: 2024-13-45\ntask: sst2\n", "r.yaml"),
+        ("name: !!python/object:os.system x\ntask: sst2\n", "is not valid YAML"),
+        (f"name: {'a' * 5_000_000}\ntask: sst2\n", "has more than 4 MiB"),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_yaml_that_repeats_itself_or_never_ends(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused_text(tmp_path, text)
+
+
+def test_references_are_counted_as_often_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yaml_files, "MOST_VALUES", 30)
+    lines = "name: a\ntask: sst2\na: &a [x, x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b]\n"
+    assert "has more than 30 values" in refused_text(tmp_path, lines)
+
+
+def test_an_override_with_a_key_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: a\ntask: sst2\n")
+    with pytest.raises(RecipeError, match="stands twice"):
+        load_recipe(tmp_path / "r.yaml", ("data={labelled: a, labelled: b}",))

@@ -250,7 +250,7 @@ def test_odd_side_files_end_in_one_message(student: Path, tmp_path: Path, name: 
     (student / name).write_bytes(content.encode("utf-8", "surrogatepass"))
     queries = write_queries(tmp_path / "queries.jsonl", 2)
     not_needed = name == "generation_config.json" and content in ("[]", "3", "null", "{}")
-    if not_needed or (name, content) == ("tokenizer_config.json", "{}"):
+    if not_needed:
         assert call("predict", str(student), str(queries)).exit_code == 0
     else:
         refused("predict", str(student), str(queries))

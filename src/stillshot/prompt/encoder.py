@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from stillshot.errors import PromptError
@@ -71,13 +72,19 @@ class PromptEncoder:
         keep = max(len(offsets) - tokens, len(offsets) // 2)
         return text[: offsets[keep - 1][1]] if keep else ""
 
+    @cached_property
+    def _special_tokens(self) -> list[str]:
+        """All that the tokenizer reads as special in a chat, also what its map of special tokens does not name."""
+        added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return list(dict.fromkeys([*self.tokenizer.all_special_tokens, *added]))
+
     def refuse_special_tokens(self, text: str, origin: str) -> None:
         """Refuse data that would end or start a turn of a chat.
 
         Raises:
             PromptError: The text spells out a special token of the tokenizer.
         """
-        for token in self.tokenizer.all_special_tokens:
+        for token in self._special_tokens:
             if token in text:
                 raise PromptError(
                     f"{origin or 'An example'} contains {token!r}, a special token of the chat template. "

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from stillshot.errors import PromptError
 from stillshot.tasks import PLACEHOLDER
 
+_LONGEST, _MOST_PLACEHOLDERS = 200_000, 100
+
 
 @dataclass(frozen=True)
 class Template:
@@ -22,6 +24,14 @@ class Template:
     """
 
     text: str
+
+    def __post_init__(self) -> None:
+        """Refuse a pattern that would grow without bound: it may come with a stranger's student."""
+        if len(self.text) > _LONGEST or len(PLACEHOLDER.findall(self.text)) > _MOST_PLACEHOLDERS:
+            raise PromptError(
+                f"A pattern has more than {_LONGEST:,} characters or {_MOST_PLACEHOLDERS} placeholders: "
+                f"{self.text[:40]!r}... Shorten it."
+            )
 
     @property
     def tail(self) -> str:

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from stillshot.config import Source, TaskDefinition
-from stillshot.config_files import read_yaml, validated
+from stillshot.config_files import read_section, validated
 from stillshot.errors import RecipeError, did_you_mean
 
 __all__ = ["builtin_tasks", "load_task", "new_task"]
@@ -47,7 +47,7 @@ def load_task(task: str | Path | TaskDefinition) -> TaskDefinition:
         definition = task
     elif isinstance(task, Path) or task.endswith(YAML_SUFFIXES):
         where = str(task)
-        definition = validated(TaskDefinition, read_yaml(Path(task)), where)
+        definition = read_section(TaskDefinition, Path(task))
     else:
         where = f"built-in task {task!r}"
         definition = _builtin(task, where)
@@ -120,7 +120,7 @@ def _builtin(name: str, where: str) -> TaskDefinition:
             "A task of your own is named by the path of its .yaml file."
         )
     with resources.as_file(resources.files("stillshot.tasks") / "builtin" / f"{name}.yaml") as path:
-        return validated(TaskDefinition, read_yaml(path), where)
+        return read_section(TaskDefinition, path)
 
 
 def _check_patterns(task: TaskDefinition, where: str) -> None:
