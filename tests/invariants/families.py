@@ -100,6 +100,7 @@ DECODERS: dict[str, Family] = {
         adds=_BEFORE,
     ),
     "gpt2": Family("gpt2", _GPT2, has=("eos",)),
+    "gpt2-pads-left": Family("gpt2", _GPT2, pads_left=True),
     "gpt_neox": Family("gpt_neox", _SIZES, has=("eos",)),
     "gptj": Family("gptj", {**_GPT2, "rotary_dim": 8}, has=("eos",)),
     "bloom": Family("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),

@@ -26,7 +26,8 @@ def plain_tokenizer(tokenizer: Any, *, chat: bool) -> Any:
     """
     encoder = PromptEncoder(tokenizer)
     begin = [] if chat else encoder.start
-    plain = encoder_tokenizer(tokenizer) if not chat else _with_padding(tokenizer)
+    plain = _with_padding(tokenizer)
+    _set(plain, "split_special_tokens", not chat)
     if _added(plain, encoder) == begin:
         return plain
     for name, value in (("add_bos_token", bool(begin)), ("add_eos_token", False)):
@@ -40,7 +41,7 @@ def plain_tokenizer(tokenizer: Any, *, chat: bool) -> Any:
 def encoder_tokenizer(tokenizer: Any) -> Any:
     """A copy that reads texts as an encoder student does: it pads, and special tokens in a text are plain text."""
     plain = _with_padding(tokenizer)
-    plain.split_special_tokens = plain.init_kwargs["split_special_tokens"] = True
+    _set(plain, "split_special_tokens", True)
     return plain
 
 
@@ -48,7 +49,14 @@ def _with_padding(tokenizer: Any) -> Any:
     plain = copy.deepcopy(tokenizer)
     if plain.pad_token_id is None:
         plain.pad_token = plain.eos_token
+    _set(plain, "padding_side", "right")
     return plain
+
+
+def _set(tokenizer: Any, name: str, value: Any) -> None:
+    """Set what is to be saved: transformers writes what a tokenizer was made with, not what was set later."""
+    setattr(tokenizer, name, value)
+    tokenizer.init_kwargs[name] = value
 
 
 def _added(tokenizer: Any, encoder: PromptEncoder) -> list[int] | None:
