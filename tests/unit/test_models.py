@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,37 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, ModernBertDecoderConfig
+from conftest import save_lively
+from doubles import SENTIMENT
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BartConfig,
+    CohereConfig,
+    CTRLConfig,
+    FNetConfig,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MambaConfig,
+    MiniCPM3Config,
+    ModernBertDecoderConfig,
+    OPTConfig,
+    RecurrentGemmaConfig,
+    XLMConfig,
+)
 
+from stillshot.config import Prompt
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
 from stillshot.errors import ModelError, WorkError
 from stillshot.models import load
-from stillshot.models.output import gives_own_logits
+from stillshot.models.output import architecture_gives_own_logits, gives_own_logits
 from stillshot.models.random_weights import SHAPES, random_config, random_tokenizer
 from stillshot.models.resolve import cache_folder, resolve_model, weights_fingerprint
-from stillshot.student.heads import resolve_head
+from stillshot.student.heads import check_label_head, resolve_head
+from stillshot.student.saved import Student
 from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Dtype
 
@@ -65,7 +87,7 @@ def test_missing_wheels_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_encoder_cannot_teach() -> None:
-    with pytest.raises(ModelError, match=r"both directions and cannot be a teacher.*bundled:smollm2-135m"):
+    with pytest.raises(ModelError, match=r"not a causal language model.*bundled:smollm2-135m"):
         LocalTeacher(TeacherSection(model="random:tiny-bert"))
     with pytest.raises(ModelError, match="not a causal language model"):
         load.load_causal_lm(resolve_model("random:tiny-bert"), torch.float32)
@@ -198,6 +220,68 @@ def test_logits_are_the_models_own(lively: Callable[[str], str], model: str) -> 
     head = loaded.get_output_embeddings()
     assert gives_own_logits(loaded)
     assert loaded.get_output_embeddings() is head
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        (
+            RecurrentGemmaConfig(
+                hidden_size=32, num_attention_heads=2, lru_width=32, attention_window_size=8
+            ),
+            False,
+        ),
+        (MiniCPM3Config(hidden_size=64, num_attention_heads=2), False),
+        (Gemma2Config(hidden_size=32, num_attention_heads=2, head_dim=16), True),
+        (CohereConfig(hidden_size=32, num_attention_heads=2), True),
+        (GraniteConfig(hidden_size=32, num_attention_heads=2, logits_scaling=7.0), True),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_check_knows_by_the_architecture_whether_logits_are_its_own(config: Any, own: bool) -> None:
+    """Without weights: also of a bound on logits, which those of fresh weights are too small to show."""
+    assert architecture_gives_own_logits(config) is own
+    if own:
+        load.check_causal("m", config, scored=True)
+    else:
+        with pytest.raises(ModelError, match=r"m \(.*\) does more between its last states and its logits"):
+            load.check_causal("m", config, scored=True)
+
+
+def test_a_model_with_an_encoder_and_a_decoder_can_neither_teach_nor_learn() -> None:
+    config = BartConfig(d_model=16, encoder_layers=1, decoder_layers=1)
+    with pytest.raises(ModelError, match="not a causal language model"):
+        load.check_causal("m", config)
+    with pytest.raises(ModelError, match="has an encoder and a decoder"):
+        resolve_head(StudentSection(model="m"), config)
+
+
+@pytest.mark.parametrize("kind", [GPT2Config, LlamaConfig, OPTConfig, CTRLConfig, XLMConfig, FNetConfig])
+def test_check_makes_the_score_layer_that_a_run_would_make(kind: Any) -> None:
+    """On no memory: a decoder without one is refused before a teacher has labelled anything."""
+    with torch.device("meta"):
+        made = AutoModelForSequenceClassification.from_config(kind())
+    fits = load.is_encoder(kind()) or isinstance(getattr(made, "score", None), torch.nn.Linear)
+    if fits:
+        check_label_head("m", kind())
+    else:
+        with pytest.raises(ModelError, match="has no score layer on its last states"):
+            check_label_head("m", kind())
+
+
+def test_a_model_without_a_class_for_it_cannot_be_a_classifier() -> None:
+    with pytest.raises(ModelError, match="transformers has no sequence-classification class"):
+        check_label_head("m", MambaConfig())
+
+
+@pytest.mark.parametrize("model", ["tiny-llama", "tiny-bert"])
+def test_a_tokenizer_without_a_token_to_pad_with_is_refused(model: str, tmp_path: Path) -> None:
+    save_lively(tmp_path / "m", f"random:{model}")
+    file = tmp_path / "m" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in settings.items() if k not in ("pad_token", "eos_token")}))
+    with pytest.raises(ModelError, match=r"neither a padding nor an end-of-sequence token.*Set pad_token"):
+        Student.create(StudentSection(model=str(tmp_path / "m")), SENTIMENT, Prompt())
 
 
 def test_a_model_whose_logits_are_made_otherwise_is_refused(tmp_path: Path) -> None:

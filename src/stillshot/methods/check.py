@@ -140,6 +140,7 @@ def _count(number: int, noun: str) -> str:
 
 def _check_teacher(recipe: Recipe, materials: Materials) -> list[Finding]:
     teacher = LocalTeacher(recipe.teacher)
+    load.check_causal(recipe.teacher.model, teacher.config, scored=True)
     task, prompt = materials.task, recipe.prompt
     writer = PromptWriter(task, prompt, teacher.encoder)
     kinds: list[Kind] = [*answers.kinds_of(recipe.teacher.scoring)]
@@ -229,6 +230,8 @@ def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
         head = resolve_head(student, config)
         if head == "label":
             check_label_head(student.model, config)
+        else:
+            load.check_causal(student.model, config, scored=True)
         tokenizer = load.load_tokenizer(resolved)
         featurizer = build_featurizer(materials.task, recipe.prompt, student, head, tokenizer, config)
         featurizer.features(evaluated)

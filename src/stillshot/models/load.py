@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import (
 
 from stillshot.errors import ModelError, StillshotError
 from stillshot.hub import hub_access
-from stillshot.models.output import gives_own_logits
+from stillshot.models.output import architecture_gives_own_logits, gives_own_logits
 from stillshot.models.random_weights import random_config, random_tokenizer
 from stillshot.models.resolve import ResolvedModel
 from stillshot.models.trust import check_config, check_folder, code_refusal, is_refused_code
@@ -183,6 +183,33 @@ def _told(model: M) -> M:
     return model
 
 
+def check_causal(model: str, config: Any, *, scored: bool = False) -> None:
+    """See that a model of this configuration reads from left to right; no weights are loaded.
+
+    Args:
+        model: Its id, for messages.
+        config: Its configuration.
+        scored: Whether its logits are also to be those of ``output_logits``, as far as its architecture tells.
+
+    Raises:
+        ModelError: It is an encoder, has an encoder, or would be scored wrongly.
+    """
+    if is_encoder(config) or getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{model} ({config.model_type}) is not a causal language model, so it can neither be a "
+            "teacher nor keep a language-model head. Use a decoder, e.g. bundled:smollm2-135m."
+        )
+    if scored and not architecture_gives_own_logits(config):
+        raise _other_logits(model, config)
+
+
+def _other_logits(model: str, config: Any) -> ModelError:
+    return ModelError(
+        f"{model} ({config.model_type}) does more between its last states and its logits than is done here, so "
+        "it would be scored wrongly. Use another model, e.g. bundled:smollm2-135m."
+    )
+
+
 def load_causal_lm(
     resolved: ResolvedModel, dtype: torch.dtype, *, check_logits: bool = True
 ) -> PreTrainedModel:
@@ -197,21 +224,14 @@ def load_causal_lm(
         ModelError: It is not a causal language model, is not found, or would be scored wrongly.
     """
     config = load_config(resolved)
-    if is_encoder(config):
-        raise ModelError(
-            f"{resolved.id} ({config.model_type}) is not a causal language model, so it can neither be a "
-            "teacher nor keep a language-model head. Use a decoder, e.g. bundled:smollm2-135m."
-        )
+    check_causal(resolved.id, config)
     if resolved.is_random or _weightless.get():
         torch.manual_seed(0)
         made = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         return _told(made.eval())
     model = _told(_explained(resolved, AutoModelForCausalLM.from_pretrained, dtype=dtype).eval())
     if check_logits and not gives_own_logits(model):
-        raise ModelError(
-            f"{resolved.id} ({config.model_type}) does more between its last states and its logits than is done here, so "
-            "it would be scored wrongly. Use another model, e.g. bundled:smollm2-135m."
-        )
+        raise _other_logits(resolved.id, config)
     return model
 
 

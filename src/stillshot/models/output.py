@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 # Rows of the vocabulary projection that exist at the same time; 256 x 50k in float32 are 51 MB.
 _CHUNK = 256
+# Parameters of one layer of random weights, made in a second or two, by which an architecture is looked at.
+_LARGEST_LAYER = 100_000_000
 
 
 def output_logits(model: Any, states: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -111,3 +114,36 @@ def token_log_probabilities(model: Any, states: Tensor, targets: Tensor) -> Tens
         else:
             pieces.append(of_chunk(part, tokens))
     return torch.cat(pieces)
+
+
+def architecture_gives_own_logits(config: Any) -> bool:
+    """Whether models of a configuration would pass :func:`gives_own_logits`, from one small layer of random weights.
+
+    Logits are made large, so that a bound on them shows. An architecture that cannot be made so small passes here, and
+    is looked at when its weights are loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        small = copy.deepcopy(config)
+        text = small.get_text_config()
+        text.num_hidden_layers, text.vocab_size = 1, 64
+        if isinstance(getattr(text, "intermediate_size", None), int):
+            text.intermediate_size = 64
+        text.pad_token_id = text.bos_token_id = text.eos_token_id = None
+        if isinstance(vars(text).get("layer_types"), list):
+            text.layer_types = text.layer_types[:1]
+        with torch.device("meta"):
+            planned = AutoModelForCausalLM.from_config(small, trust_remote_code=False)
+        if sum(weight.numel() for weight in planned.parameters()) > _LARGEST_LAYER:
+            return True
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(
+                small, dtype=torch.float32, trust_remote_code=False
+            ).eval()
+            with torch.no_grad():
+                model.get_output_embeddings().weight.mul_(1000)
+            return gives_own_logits(model)
+    except Exception:  # sizes that belong together, kernels that are not here: nothing is known
+        return True

@@ -45,11 +45,7 @@ class LocalTeacher:
         self._settings = settings
         self._resolved = resolve_model(settings.model, settings.revision)
         self._config = load.load_config(self._resolved)
-        if load.is_encoder(self._config):
-            raise ModelError(
-                f"{settings.model} ({self._config.model_type}) reads in both directions and cannot be a teacher. "
-                "Use a causal language model, e.g. bundled:smollm2-135m."
-            )
+        load.check_causal(settings.model, self._config)
         self._dtype = load.choose_dtype(settings.dtype)
         self._encoder = PromptEncoder(load.load_tokenizer(self._resolved))
         self.prefix_mode = self._choose_prefix_mode()
@@ -61,6 +57,11 @@ class LocalTeacher:
     @property
     def window(self) -> int:
         return load.window(self._config)
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self._config
 
     @property
     def fingerprint(self) -> str:
