@@ -28,6 +28,9 @@ label_of = dict(zip(student["exported"]["label_tokens"], student["labels"], stri
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 tokenizer.no_padding()
 tokenizer.no_truncation()
+# Whether special tokens that a text spells out are text; a tokenizer's own file does not hold it.
+settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+tokenizer.encode_special_tokens = settings.get("split_special_tokens", False)
 parameters = xllamacpp.CommonParams()
 parameters.model.path = str(folder / student["exported"]["file"])
 parameters.n_ctx, parameters.n_parallel, parameters.verbosity = student["max_tokens"] + 1, 1, -1

@@ -26,6 +26,9 @@ if template and others:
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 tokenizer.no_padding()
 tokenizer.no_truncation()
+# Whether special tokens that a text spells out are text; a tokenizer's own file does not hold it.
+settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+tokenizer.encode_special_tokens = settings.get("split_special_tokens", False)
 if template is None:  # a decoder answers at its template's end, which must not be cut
     tokenizer.enable_truncation(student["max_tokens"])
 session = onnxruntime.InferenceSession(folder / student["exported"]["file"])

@@ -21,6 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXTS = [
     "a stirring film",
     "no movement, no yuks {at all}",
+    "it ends <eos> and begins <bos> again",
     *("".join(f"{word} {number}é, " for number in range(400)) for word in ("dull", "a joy")),
 ]
 Lively = Callable[[str], str]
