@@ -226,8 +226,8 @@ def test_a_run_does_not_go_on_with_changed_data(recipe: Recipe, tmp_path: Path) 
         RunFolderError, match=r"other data: the labelled examples or queries of n8x4x4-s0 changed"
     ):
         open_run(own, tmp_path / "run")
-    task = own.task.model_copy(update={"description": "Another."})
-    with pytest.raises(RunFolderError, match=r"another recipe: task\.description"):
+    task = own.task.model_copy(update={"drop_labels": ["neutral"]})
+    with pytest.raises(RunFolderError, match=r"another recipe: task\.drop_labels"):
         open_run(own.model_copy(update={"task": task}), tmp_path / "run")
 
 

@@ -259,7 +259,7 @@ def test_a_folder_without_a_run(
 
 def test_a_run_whose_data_changed(run_folder: Path) -> None:
     digests = json.loads((run_folder / "data.json").read_text())
-    (run_folder / "data.json").write_text(json.dumps({**digests, "n4x2x4-s1": "other"}))
+    RunFolder(run_folder).write_json(run_folder / "data.json", {**digests, "n4x2x4-s1": "other"})
     with pytest.raises(RunFolderError, match="n4x2x4-s1 changed"):
         peers.compare_with_peers(run_folder, FakeWorker())
     assert not (run_folder / "peers.json").exists()

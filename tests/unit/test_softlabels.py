@@ -175,9 +175,13 @@ class Interrupted:
         self.fingerprint, self.encoder, self.window = teacher.fingerprint, teacher.encoder, teacher.window
 
     def score(
-        self, prompts: Sequence[ScoredPrompt], label_tokens: Sequence[int] | None, skip: Collection[int] = ()
+        self,
+        prompts: Sequence[ScoredPrompt],
+        label_tokens: Sequence[int] | None,
+        skip: Collection[int] = (),
+        wants: Callable[[Sequence[int]], bool] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        for number, batch in enumerate(self.teacher.score(prompts, label_tokens, skip)):
+        for number, batch in enumerate(self.teacher.score(prompts, label_tokens, skip, wants)):
             if number == self.after:
                 raise KeyboardInterrupt
             yield batch

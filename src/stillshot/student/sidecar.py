@@ -17,6 +17,8 @@ SIDECAR = "stillshot.json"
 HeadName = Literal["label", "channel", "language_model"]
 FORMAT = 1
 _HEAD: TypeAdapter[HeadName] = TypeAdapter(HeadName)
+_WEIGHTS: TypeAdapter[dict[str, str] | None] = TypeAdapter(dict[str, str] | None)
+_BASE: TypeAdapter[str | None] = TypeAdapter(str | None)
 
 
 class Exported(BaseModel):
@@ -47,6 +49,8 @@ class Sidecar:
         max_tokens: For other tools: how many tokens of a query the student reads at most, the template's among
             them. A longer one is cut at the end of its longest text. Null in older folders.
         exported: Null where PyTorch loads the weights.
+        weights: The SHA-256 of each file with weights. Null in older folders.
+        base: Names the weights that adapters belong to; null where there are none, and in older folders.
     """
 
     head: HeadName
@@ -56,6 +60,8 @@ class Sidecar:
     template: Any = None
     max_tokens: int | None = None
     exported: Exported | None = None
+    weights: dict[str, str] | None = None
+    base: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write the file."""
@@ -69,9 +75,13 @@ class Sidecar:
             "prompt": self.prompt.model_dump(mode="json"),
             "student": self.section.model_dump(mode="json"),
         }
+        if self.base is not None:
+            content["base"] = self.base
+        if self.weights is not None:
+            content["weights"] = self.weights
         if self.exported is not None:
             content["exported"] = self.exported.model_dump(mode="json")
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (folder / SIDECAR).write_text(text, encoding="utf-8")
 
     @classmethod
@@ -87,6 +97,8 @@ class Sidecar:
             raise ModelError(
                 f"{folder} holds no student: there is no {SIDECAR}. Give a folder under a run's students/."
             ) from None
+        except OSError as error:
+            raise ModelError(f"{folder / SIDECAR} cannot be read: {error}.") from None
         except ValueError as error:
             raise ModelError(f"{folder / SIDECAR} is not JSON ({error}). Save the student again.") from None
         try:
@@ -103,6 +115,8 @@ class Sidecar:
                 template=content.get("template"),
                 max_tokens=content.get("max_tokens"),
                 exported=None if exported is None else Exported.model_validate(exported),
+                weights=_WEIGHTS.validate_python(content.get("weights")),
+                base=_BASE.validate_python(content.get("base")),
             )
         except (KeyError, TypeError, ValidationError) as error:
             raise ModelError(

@@ -153,6 +153,12 @@ class ContextDistillationTrainer(Trainer):
 
         return FrozenStates.of(model, [row["length"] for row in rows], forward)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """See ``transformers.Trainer``; the warm-up ends before the last step, or nothing would be learned."""
+        warmup = min(self.args.get_warmup_steps(num_training_steps), max(0, num_training_steps - 1))
+        self.args.warmup_steps = warmup
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -183,7 +189,12 @@ class ContextDistillationTrainer(Trainer):
 
 def outputs_of(model: Any, batch: Mapping[str, Any]) -> Any:
     """What a model gives for a batch from :func:`collate`."""
-    return model(**{name: value for name, value in batch.items() if name not in _OTHERS})
+    return model(**inputs_of(batch))
+
+
+def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is given of a batch from :func:`collate`."""
+    return {name: value for name, value in batch.items() if name not in _OTHERS}
 
 
 def batch_loss(
