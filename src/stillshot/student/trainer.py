@@ -183,7 +183,8 @@ class ContextDistillationTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         lengths = [row["length"] for row in dataset]  # type: ignore[union-attr]
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        # What one step takes, of all processes together: the same rows, however it is cut into parts.
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return BucketSampler(lengths, size, self.args.bucket_batches, self.args.seed)  # type: ignore[union-attr]
 
 
