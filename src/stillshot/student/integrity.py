@@ -30,10 +30,13 @@ def check_weights(folder: Path, sidecar: Sidecar) -> None:
     """
     for name, known in (sidecar.weights or {}).items():
         if Path(name).name == name and state_of(folder / name, known) == "damaged":
+            what, again = f"The weights of {folder} cannot be read; they", "train the student again"
+            if sidecar.exported is not None:
+                what = f"{folder / name} cannot be read; it"
+                again = f"make it anew: stillshot export STUDENT --to {sidecar.exported.kind}"
             raise ModelError(
-                f"The weights of {folder} are not those that were saved: {name} may be damaged or cut short. Copy the "
-                f"folder here again, or train or export the student again. If they were changed on purpose, remove "
-                f'"weights" from {folder / SIDECAR}.'
+                f"{what} may be damaged or cut short ({name} is not what was saved). Copy it here again, or {again}. If "
+                f'it was changed on purpose, remove "weights" from {folder / SIDECAR}.'
             )
 
 
