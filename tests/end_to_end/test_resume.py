@@ -22,8 +22,11 @@ from safetensors.torch import load_file, save_file
 from stillshot import pipeline
 from stillshot.checksums import SUMS
 from stillshot.config import Recipe
+from stillshot.deploy.serving.teacher import RunTeacher
 from stillshot.errors import DataError, RunFolderError, WorkError
+from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import MEASURED_KEYS
+from stillshot.methods.cells import cells
 from stillshot.methods.materials import Materials
 from stillshot.pipeline import open_run, run
 from stillshot.storage import scratch_beside
@@ -381,11 +384,30 @@ def test_a_run_does_not_go_on_with_changed_weights(
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RunFolderError, match=r"other weights of .*model: they have changed since"):
         open_run(own, tmp_path / "run")
+    if whose == "teacher":
+        (student,) = (spec.id for spec in cells(own) if spec.student is not None)
+        with pytest.raises(RunFolderError, match="other weights of"):  # as `serve --teacher` asks it
+            RunTeacher.of(tmp_path / "run" / "students" / student, {})
     with story, pytest.MonkeyPatch.context() as patched:  # nor where they change while it runs
         patched.setattr(pipeline, "run_isolated", lambda work, *arguments, report: work(*arguments, report))
         story.train()
         story.evaluate()
     assert any("other weights of" in why for why in story.failures.values())
+
+
+def test_another_teacher_than_labelled_is_told_of(
+    recipe: Recipe, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(undisturbed, folder.path)
+    (path,) = folder.softlabels.glob("*.json")
+    folder.write_json(path, {**folder.read_json(path), "teacher": "owner/name@0123 float32"})
+    for cell in (folder.path / "cells").glob("in_context-*"):
+        cell.unlink()
+    with open_run(recipe, folder.path) as story, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "run_isolated", lambda work, *arguments, report: work(*arguments, report))
+        story.evaluate()
+    assert "was labelled by owner/name@0123 float32, and is evaluated with random:tiny-llama" in caplog.text
 
 
 # What cannot be written, and what is no number -----------------------------------------------------

@@ -28,7 +28,7 @@ def mend(folder: RunFolder) -> None:
     Raises:
         WorkError: The folder cannot be written.
     """
-    for part in ("", "cells", "students", "softlabels", "evaluation"):
+    for part in ("", "cells", "students", "softlabels", "evaluation", "peers"):
         remove_scratch(folder.path / part)
     known = folder.checksums.read()
     new: dict[str, str] = {}

@@ -25,6 +25,7 @@ from stillshot.models.fingerprints import weights_fingerprints
 from stillshot.models.load import on_load
 from stillshot.prompt.writer import Kind
 from stillshot.softlabels import SoftLabelStore
+from stillshot.storage import notices
 from stillshot.student.saved import Student
 from stillshot.student.training import TrainingSet, train_student
 from stillshot.student.tuning import count_parameters
@@ -212,6 +213,8 @@ def _evaluate_teacher(
     in_context = spec.method == "in_context"
     with measured() as usage, on_load(usage.lap):
         interview = _interview(recipe, materials, folder, report, spec.model)
+        if spec.needs_labels:
+            _compare_teachers(folder, spec.setting, interview.teacher.fingerprint)
         if in_context:
             draw = materials.draw(spec.setting.budget, spec.setting.seed)
             contexts = interview.fitted(asking, contexts, materials.all_asked(draw))
@@ -256,6 +259,15 @@ def _evaluate_teacher(
         latency_ms=latencies(ask, times),
     )
     return record, predictions
+
+
+def _compare_teachers(folder: RunFolder, setting: Setting, fingerprint: str) -> None:
+    """Say where a teacher is not quite the one that labelled, e.g. at another commit of the Hub, or another dtype."""
+    labelled_by = _labels(folder, setting).get("teacher", fingerprint)
+    if labelled_by != fingerprint:
+        notices.warning(
+            "%s was labelled by %s, and is evaluated with %s.", setting.name, labelled_by, fingerprint
+        )
 
 
 def _how_asked(
