@@ -153,7 +153,7 @@ def _check_same_data(folder: RunFolder, materials: Materials) -> None:
     """See that what is drawn now is what the run drew; a copy of a run may have kept no data to check by."""
     if (folder.path / "data.json").is_file():
         drawn = {s.draw: (s.budget, s.seed) for s in settings(materials.recipe)}
-        folder.claim_data(materials.digests(drawn))
+        folder.claim_data(materials.digests(drawn), older=materials.older_digests)
     for evaluation in materials.evaluation_sets:
         if folder.evaluation(evaluation.name).is_file():
             folder.claim_evaluation(evaluation.name, evaluation.rows)

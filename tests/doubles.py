@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -102,13 +102,17 @@ class StubTeacher:
         self.scored = 0
 
     def score(
-        self, prompts: Sequence[ScoredPrompt], label_tokens: Sequence[int] | None, skip: Collection[int] = ()
+        self,
+        prompts: Sequence[ScoredPrompt],
+        label_tokens: Sequence[int] | None,
+        skip: Collection[int] = (),
+        wants: Callable[[Sequence[int]], bool] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """See :meth:`stillshot.teacher.protocol.Teacher.score`."""
         done = 0
         for at in range(0, len(prompts), self.batch):
             positions = list(range(at, min(at + self.batch, len(prompts))))
-            if all(position in skip for position in positions):
+            if all(position in skip for position in positions) or not (wants is None or wants(positions)):
                 continue
             if done == self.fail_after:
                 raise KeyboardInterrupt

@@ -13,12 +13,14 @@ from stillshot.config import Recipe
 from stillshot.errors import RunFolderError, StillshotError, WorkError
 from stillshot.evaluate.assemble import assemble
 from stillshot.evaluate.folder import RunFolder
+from stillshot.evaluate.mending import mend
 from stillshot.evaluate.records import Cell, Results
 from stillshot.evaluate.runner import run_isolated
 from stillshot.methods.cells import CellSpec, Setting, asked_settings, cells, settings
 from stillshot.methods.check import check
 from stillshot.methods.materials import Materials
 from stillshot.methods.work import evaluate_cell, label_setting, train_cell
+from stillshot.models.fingerprints import weights_fingerprints
 from stillshot.report import write_report
 
 Report = Callable[[str, str, int, int], None]  # (name of the work, what, done, total)
@@ -102,7 +104,7 @@ class Run:
             raise RunFolderError(f"{self.folder.path} has no evaluated cell yet. Run `stillshot run` first.")
         task = Materials(self.recipe).task
         results = assemble(self.folder, self.recipe, task.name, task.labels, known)
-        self.folder.write(self.folder.results, results.model_dump_json(by_alias=True, indent=2) + "\n")
+        self.folder.write_json(self.folder.results, results.model_dump(mode="json", by_alias=True))
         write_report(self.folder.path, paper=paper)
         return results
 
@@ -154,11 +156,18 @@ def open_run(recipe: Recipe, path: Path, report: Report | None = None) -> Run:
     """
     folder = RunFolder(path)
     materials = Materials(recipe)
+    folder.check_free()
     check(recipe, materials)
     digests = materials.digests({s.draw: (s.budget, s.seed) for s in settings(recipe)})
-    folder.claim(recipe)
-    lock = folder.lock()
-    folder.claim_data(digests)
+    weights = weights_fingerprints([recipe.teacher, *recipe.students])
+    lock = folder.lock()  # before anything is written: of two that start at once, one works here
+    try:
+        folder.claim(recipe)
+        mend(folder)
+        folder.claim_data(digests, weights, materials.older_digests)
+    except BaseException:
+        lock.release()
+        raise
     return Run(recipe, folder, report or (lambda *_: None), lock=lock)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,21 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 from stillshot import pipeline
+from stillshot.checksums import SUMS
 from stillshot.config import Recipe
+from stillshot.deploy.serving.teacher import RunTeacher
 from stillshot.errors import DataError, RunFolderError, WorkError
+from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import MEASURED_KEYS
+from stillshot.methods.cells import cells
+from stillshot.methods.materials import Materials
 from stillshot.pipeline import open_run, run
+from stillshot.storage import scratch_beside
+from stillshot.student.saved import Student
 
 DRIVER = """
 import dataclasses, json, sys
@@ -226,8 +236,8 @@ def test_a_run_does_not_go_on_with_changed_data(recipe: Recipe, tmp_path: Path) 
         RunFolderError, match=r"other data: the labelled examples or queries of n8x4x4-s0 changed"
     ):
         open_run(own, tmp_path / "run")
-    task = own.task.model_copy(update={"description": "Another."})
-    with pytest.raises(RunFolderError, match=r"another recipe: task\.description"):
+    task = own.task.model_copy(update={"drop_labels": ["neutral"]})
+    with pytest.raises(RunFolderError, match=r"another recipe: task\.drop_labels"):
         open_run(own.model_copy(update={"task": task}), tmp_path / "run")
 
 
@@ -287,3 +297,184 @@ def test_runs_with_one_store_ask_once(recipe: Recipe, undisturbed: Path, tmp_pat
     ]
     assert took[0] == pytest.approx(took[1])
     assert all(seconds > 0 for seconds in took[0].values())
+
+
+# Whose a folder is ---------------------------------------------------------------------------------
+
+
+def test_nothing_is_written_where_another_has_begun(recipe: Recipe, tmp_path: Path) -> None:
+    """Two that start at once: the one without the lock must not leave its recipe to the other."""
+    (tmp_path / "run").mkdir()
+    with (
+        FileLock(tmp_path / "run" / ".lock"),
+        pytest.raises(RunFolderError, match="Another process is at work"),
+    ):
+        open_run(recipe, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    open_run(recipe, tmp_path / "run")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "to-ann.txt").write_text("Dear Ann")
+    with pytest.raises(RunFolderError, match="holds no run; nothing was changed"):
+        open_run(recipe, tmp_path / "letters")
+    assert [path.name for path in (tmp_path / "letters").iterdir()] == ["to-ann.txt"]
+
+
+def test_texts_that_change_no_result_may_change(recipe: Recipe, undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    kept = {
+        path: path.read_bytes() for part in ("cells", "students") for path in (folder / part).rglob("*.*")
+    }
+    assert not isinstance(recipe.task, str)
+    task = recipe.task.model_copy(update={"description": "Of films."})
+    other = recipe.model_copy(update={"name": "renamed", "description": "Once more.", "task": task})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "run_isolated", None)  # nothing is computed
+        results = run(other, folder)
+    assert (results.name, results.description) == ("renamed", "Once more.")
+    assert "Of films." in (folder / "recipe.yaml").read_text()
+    assert kept == {path: path.read_bytes() for path in kept}
+    before, after = results_in(undisturbed), results_in(folder)
+    for texts in (before, after):
+        del texts["name"], texts["description"]
+    assert before == after
+    for change in ({"seeds": [1]}, {"methods": ["in_context"]}):
+        with pytest.raises(RunFolderError, match="a run of another recipe"):
+            open_run(other.model_copy(update=change), folder)
+
+
+def test_a_folder_of_an_earlier_version_is_gone_on_with(
+    recipe: Recipe, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Its digest of the task counts the description, it knows no weights, and it has no checksums."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    (folder / SUMS).unlink()
+    materials = Materials(recipe)
+    known = json.loads((folder / "data.json").read_text())
+    older = {name: digest for name, digest in known.items() if not name.startswith("the weights of")}
+    (folder / "data.json").write_text(json.dumps({**older, **materials.older_digests}))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "run_isolated", None)
+        run(recipe, folder)
+    assert results_in(folder) == results_in(undisturbed)
+    assert json.loads((folder / "data.json").read_text()).keys() == known.keys()
+
+
+@pytest.mark.parametrize("whose", ["teacher", "student"])
+def test_a_run_does_not_go_on_with_changed_weights(
+    recipe: Recipe, lively: Callable[[str], str], tmp_path: Path, whose: str
+) -> None:
+    model = shutil.copytree(lively("opt"), tmp_path / "model")
+    if whose == "teacher":
+        own = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"model": str(model)})})
+    else:
+        student = recipe.students[0].model_copy(update={"model": str(model)})
+        own = recipe.model_copy(update={"students": [student]})
+    with open_run(own, tmp_path / "run") as story:
+        story.label()
+    (labels,) = (tmp_path / "run" / "softlabels").glob("*.json")
+    assert json.loads(labels.read_text())["teacher"].endswith(" float32")
+    weights = load_file(model / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name] = weights[name] + 0.1
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunFolderError, match=r"other weights of .*model: they have changed since"):
+        open_run(own, tmp_path / "run")
+    if whose == "teacher":
+        (student,) = (spec.id for spec in cells(own) if spec.student is not None)
+        with pytest.raises(RunFolderError, match="other weights of"):  # as `serve --teacher` asks it
+            RunTeacher.of(tmp_path / "run" / "students" / student, {})
+    with story, pytest.MonkeyPatch.context() as patched:  # nor where they change while it runs
+        patched.setattr(pipeline, "run_isolated", lambda work, *arguments, report: work(*arguments, report))
+        story.train()
+        story.evaluate()
+    assert any("other weights of" in why for why in story.failures.values())
+
+
+def test_another_teacher_than_labelled_is_told_of(
+    recipe: Recipe, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(undisturbed, folder.path)
+    (path,) = folder.softlabels.glob("*.json")
+    folder.write_json(path, {**folder.read_json(path), "teacher": "owner/name@0123 float32"})
+    for cell in (folder.path / "cells").glob("in_context-*"):
+        cell.unlink()
+    with open_run(recipe, folder.path) as story, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "run_isolated", lambda work, *arguments, report: work(*arguments, report))
+        story.evaluate()
+    assert "was labelled by owner/name@0123 float32, and is evaluated with random:tiny-llama" in caplog.text
+
+
+# What cannot be written, and what is no number -----------------------------------------------------
+
+
+def test_a_finished_run_that_may_only_be_read_is_told_of(
+    recipe: Recipe, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(undisturbed / ".lock"))
+
+    monkeypatch.setattr(FileLock, "acquire", closed)
+    with pytest.raises(
+        RunFolderError, match=r"cannot be worked in: .*Permission denied.*can be read: .*results\.json"
+    ):
+        open_run(recipe, undisturbed)
+
+
+def test_what_killed_processes_left_is_removed_at_the_next_start(recipe: Recipe, tmp_path: Path) -> None:
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    folder = tmp_path / "run"
+    with open_run(recipe, folder):
+        pass
+    left = []
+    for part in ("cells", "students", "softlabels", "evaluation", "."):
+        own = scratch_beside(folder / part / "x").name
+        left.append(folder / part / own.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-"))
+        left[-1].parent.mkdir(exist_ok=True)
+        left[-1].write_text("half")
+    with open_run(recipe, folder):
+        assert [path for path in left if path.exists()] == []
+
+
+def test_a_student_that_diverges_fails_alone_and_no_record_has_nan(recipe: Recipe, tmp_path: Path) -> None:
+    one = recipe.students[0]
+    training = one.distill.model_copy(update={"epochs": 1, "batch_size": 128, "learning_rate": 1e39})
+    two = recipe.model_copy(update={"students": [one, one.model_copy(update={"distill": training})]})
+    results = run(two, tmp_path / "run")
+    failed = [cell for cell in results.cells if cell.failed is not None]
+    assert len(failed) == 1
+    assert "not finite" in str(failed[0].failed)
+    assert len(results.cells) > 2
+    for path in (tmp_path / "run").rglob("*.json*"):
+        assert "NaN" not in path.read_text(encoding="utf-8"), path
+
+
+def test_answers_that_are_no_numbers_fail_their_cell(
+    recipe: Recipe, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    for path in (folder / "cells").glob("context_distillation-*"):
+        path.unlink()
+    monkeypatch.setattr(pipeline, "run_isolated", lambda work, *arguments, report: work(*arguments, report))
+    answers = Student.predict_batches
+
+    def broken(*arguments: Any, **settings: Any) -> Any:
+        for positions, rows in answers(*arguments, **settings):
+            rows[0] = float("nan")
+            yield positions, rows
+
+    monkeypatch.setattr(Student, "predict_batches", broken)
+    with open_run(recipe, folder) as story:
+        story.evaluate()
+        results = story.write_results()
+    (why,) = [cell.failed for cell in results.cells if cell.failed is not None]
+    assert "answers on films are not finite numbers" in why
+    assert "NaN" not in (folder / "results.json").read_text()

@@ -259,7 +259,7 @@ def test_a_folder_without_a_run(
 
 def test_a_run_whose_data_changed(run_folder: Path) -> None:
     digests = json.loads((run_folder / "data.json").read_text())
-    (run_folder / "data.json").write_text(json.dumps({**digests, "n4x2x4-s1": "other"}))
+    RunFolder(run_folder).write_json(run_folder / "data.json", {**digests, "n4x2x4-s1": "other"})
     with pytest.raises(RunFolderError, match="n4x2x4-s1 changed"):
         peers.compare_with_peers(run_folder, FakeWorker())
     assert not (run_folder / "peers.json").exists()
@@ -273,8 +273,8 @@ def test_a_run_with_controls_is_known_by_the_draws_that_they_share(run_folder: P
 
 
 def test_a_run_whose_evaluation_set_changed(run_folder: Path) -> None:
-    path = run_folder / "evaluation" / "test.jsonl"
-    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
+    path, folder = run_folder / "evaluation" / "test.jsonl", RunFolder(run_folder)
+    folder.write_lines(path, folder.read_lines(path)[1:])
     with pytest.raises(RunFolderError, match="'test' is not the one"):
         peers.compare_with_peers(run_folder, FakeWorker())
 

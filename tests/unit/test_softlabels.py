@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -175,9 +178,13 @@ class Interrupted:
         self.fingerprint, self.encoder, self.window = teacher.fingerprint, teacher.encoder, teacher.window
 
     def score(
-        self, prompts: Sequence[ScoredPrompt], label_tokens: Sequence[int] | None, skip: Collection[int] = ()
+        self,
+        prompts: Sequence[ScoredPrompt],
+        label_tokens: Sequence[int] | None,
+        skip: Collection[int] = (),
+        wants: Callable[[Sequence[int]], bool] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        for number, batch in enumerate(self.teacher.score(prompts, label_tokens, skip)):
+        for number, batch in enumerate(self.teacher.score(prompts, label_tokens, skip, wants)):
             if number == self.after:
                 raise KeyboardInterrupt
             yield batch
@@ -284,3 +291,145 @@ def test_progress_counts_stored_rows_as_done(tmp_path: Path) -> None:
         lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(8, 18), (12, 18), (16, 18), (18, 18)]
+
+
+# Damage --------------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("named_by_content", [True, False])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "deleted"])
+def test_a_damaged_shard_is_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, named_by_content: bool
+) -> None:
+    expected = label(StubTeacher(), tmp_path)
+    shard = sorted(tmp_path.glob("part-*.parquet"))[1]
+    lost = pq.read_metadata(shard).num_rows
+    if not named_by_content:  # as earlier versions named them
+        shard = shard.rename(tmp_path / f"part-{'0' * 32}.parquet")
+    if damage == "flipped":
+        flip(shard)
+    elif damage == "deleted":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2] if damage == "truncated" else b"")
+    if damage == "flipped" and not named_by_content:
+        return  # nothing says what it held
+    again = label(StubTeacher(), tmp_path)
+    assert (again.scores == expected.scores).all()
+    assert again.computed == lost
+    if damage != "deleted":
+        assert f"{shard.name} is damaged and was set aside" in caplog.text
+        assert (tmp_path / f"{shard.name}.damaged").is_file()
+    caplog.clear()
+    assert label(StubTeacher(), tmp_path).computed == 0
+    assert caplog.text == ""
+
+
+def test_a_shard_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    label(StubTeacher(), tmp_path)
+
+    def refused(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(WorkError, match=r"part-.* cannot be read.*Make it readable"):
+        label(StubTeacher(), tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_store_that_is_closed_to_this_user_is_not_said_to_be_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def closed(table: Any, where: Path) -> None:
+        raise OSError(code, "closed")
+
+    monkeypatch.setattr(softlabels, "pq", FullDisk(closed))
+    with pytest.raises(WorkError, match="make it writable") as raised:
+        label(StubTeacher(), tmp_path)
+    assert "space" not in str(raised.value)
+
+
+# Sharing -------------------------------------------------------------------------------------------
+
+
+class SlowTeacher(StubTeacher):
+    """Lets others go on between batches."""
+
+    def score(
+        self,
+        prompts: Sequence[ScoredPrompt],
+        label_tokens: Sequence[int] | None,
+        skip: Collection[int] = (),
+        wants: Callable[[Sequence[int]], bool] | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """See :meth:`stillshot.teacher.protocol.Teacher.score`."""
+        for batch in super().score(prompts, label_tokens, skip, wants):
+            time.sleep(0.02)
+            yield batch
+
+
+@pytest.mark.parametrize("writers", [2, 3])
+def test_writers_at_once_ask_nothing_twice(tmp_path: Path, writers: int) -> None:
+    teachers = [SlowTeacher(batch=3) for _ in range(writers)]
+    together = Barrier(writers)
+
+    def work(teacher: StubTeacher) -> LabelScores:
+        writer = PromptWriter(SENTIMENT, Prompt(), teacher.encoder)
+        store = SoftLabelStore(tmp_path, shared=True)
+        together.wait()
+        return label_queries(teacher, writer, "direct", context(2), QUERIES, store)
+
+    with ThreadPoolExecutor(writers) as pool:
+        found = list(pool.map(work, teachers))
+    assert sum(teacher.scored for teacher in teachers) == len(QUERIES)
+    assert all((one.scores == found[0].scores).all() for one in found)
+    assert sum(one.computed for one in found) == len(stored_rows(tmp_path)) == len(QUERIES)
+
+
+def test_what_another_claimed_and_gave_up_is_computed_here(tmp_path: Path) -> None:
+    """A process that ends, however it ends, lets go of what it had claimed."""
+    claimed = []
+
+    class Dying(SlowTeacher):
+        def answer(self, prompt: ScoredPrompt) -> list[float]:
+            claimed.append(prompt)
+            if len(claimed) == 2:
+                raise KeyboardInterrupt
+            return super().answer(prompt)
+
+    writer = PromptWriter(SENTIMENT, Prompt(), StubTeacher().encoder)
+    store = SoftLabelStore(tmp_path, shared=True)
+    with pytest.raises(KeyboardInterrupt):
+        label_queries(Dying(), writer, "direct", context(2), QUERIES, store)
+    other = SoftLabelStore(tmp_path, shared=True)
+    assert label_queries(StubTeacher(), writer, "direct", context(2), QUERIES, other).computed == 18
+
+
+def test_a_claim_is_one_process_until_it_is_released(tmp_path: Path) -> None:
+    one, other = SoftLabelStore(tmp_path, shared=True), SoftLabelStore(tmp_path, shared=True)
+    assert one.claim(["a", "b"])
+    assert not other.claim(["a", "b"])
+    one.release()
+    assert other.claim(["a", "b"])
+
+
+def test_without_locks_the_work_is_done_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(softlabels.FileLock, "acquire", none)
+    writer = PromptWriter(SENTIMENT, Prompt(), StubTeacher().encoder)
+    store = SoftLabelStore(tmp_path, shared=True)
+    assert label_queries(StubTeacher(), writer, "direct", context(2), QUERIES, store).computed == 18
+
+
+def test_a_shared_store_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    label(StubTeacher(), Path("~/scores"))
+    assert len(stored_rows(tmp_path / "scores")) == 18

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from report_fixtures import cell
+from scipy.stats import binomtest
 
 from stillshot.config import Budget, Prompt
 from stillshot.evaluate.assemble import _comparable, _comparisons, _summary, cells_by_line
@@ -29,6 +30,7 @@ from stillshot.evaluate.statistics import (
     paired_difference,
     samples_for,
     seeds_interval,
+    sign_test,
 )
 from stillshot.methods.asking import Interview
 from stillshot.methods.selection import MAX_FOLDS, leave_out_folds, merit, select_asking
@@ -66,7 +68,7 @@ def test_measure_by_hand() -> None:
         )
     ]
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
-    result = measure(examples, probabilities, LABELS, bootstrap_samples=200, bins=15)
+    result = measure(examples, probabilities, LABELS, bins=15)
     assert (result.n, result.accuracy) == (4, 0.75)
     assert result.confusion == [[1, 1], [0, 2]]
     assert result.predicted == {"negative": 0.25, "positive": 0.75}
@@ -79,7 +81,7 @@ def test_measure_by_hand() -> None:
 
 def test_a_constant_predictor_is_seen_in_the_rates() -> None:
     examples = [Example({"text": str(i)}, LABELS[i % 2]) for i in range(10)]
-    result = measure(examples, np.tile([0.2, 0.8], (10, 1)), LABELS, bootstrap_samples=100, bins=15)
+    result = measure(examples, np.tile([0.2, 0.8], (10, 1)), LABELS, bins=15)
     assert result.accuracy == 0.5
     assert result.predicted == {"negative": 0.0, "positive": 1.0}
 
@@ -92,7 +94,7 @@ def test_what_calibration_on_the_set_gives() -> None:
     leaning = np.array(
         [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2]]
     )  # towards negative, in the right order
-    result = measure(examples, leaning, LABELS, bootstrap_samples=100, bins=15)
+    result = measure(examples, leaning, LABELS, bins=15)
     assert (result.accuracy, result.calibrated_accuracy) == (0.5, 1.0)
 
 
@@ -107,16 +109,33 @@ def test_labels_read_as_the_same_one_are_summed() -> None:
 
 @given(correct=RIGHTS)
 def test_an_interval_contains_its_mean_and_stays_in_bounds(correct: Array) -> None:
-    low, high = accuracy_interval(correct, 500)
+    low, high = accuracy_interval(correct)
     assert 0 <= low <= correct.mean() <= high <= 1
-    assert accuracy_interval(correct, 500) == (low, high)  # seeded
+    assert high - low > 0
+    exact = binomtest(int(correct.sum()), len(correct)).proportion_ci(method="exact")
+    assert (low, high) == pytest.approx((exact.low, exact.high))
+
+
+@given(seeds=st.integers(1, 5), items=st.integers(1, 60), wrong=st.data())
+def test_few_errors_leave_an_interval_with_room_for_more(
+    seeds: int, items: int, wrong: st.DataObject
+) -> None:
+    """Whether all items are right in every seed, or one is wrong in one seed: others may be wrong."""
+    correct = [np.ones(items) for _ in range(seeds)]
+    if wrong.draw(st.booleans()):
+        correct[0][0] = 0.0
+    low, high = seeds_interval(correct, 200)
+    assert low <= np.mean(correct) <= high
+    assert low <= accuracy_interval(np.ones(items))[0]
+    swapped = seeds_interval([1 - values for values in correct], 200)
+    assert swapped == pytest.approx((1 - high, 1 - low))
 
 
 def test_more_items_make_narrower_intervals() -> None:
     few, many = np.tile([0.0, 1.0], 10), np.tile([0.0, 1.0], 1000)
-    low, high = accuracy_interval(few, 2000)
+    low, high = accuracy_interval(few)
     assert 0.3 < high - low < 0.6  # 2 x 1.96 x 0.5 / sqrt(20) = 0.44
-    low, high = accuracy_interval(many, 2000)
+    low, high = accuracy_interval(many)
     assert high - low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(2000), rel=0.15)
 
 
@@ -145,10 +164,60 @@ def test_a_paired_difference_is_antisymmetric(pair: tuple[list[bool], list[bool]
     assert 0 < found.p <= 1
 
 
-def test_equal_answers_differ_by_exactly_nothing() -> None:
+def test_equal_answers_to_few_items_do_not_show_that_two_are_equal() -> None:
     answers = [np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0])]
     found = paired_difference(answers, answers, 300)
-    assert (found.mean, found.ci95, found.p) == (0.0, (0.0, 0.0), 1.0)
+    assert (found.mean, found.p) == (0.0, 1.0)
+    assert found.ci95 == pytest.approx(
+        (-0.7076, 0.7076), abs=1e-4
+    )  # of three items none differs: 1 - 0.025 ** (1 / 3)
+    many = [np.tile([0.0, 1.0, 1.0], 300)]
+    assert paired_difference(many, many, 300).ci95 == pytest.approx((0.0, 0.0), abs=0.005)
+
+
+def test_one_item_shows_nothing() -> None:
+    right, wrong = [np.array([1.0])], [np.array([0.0])]
+    found = paired_difference(right, wrong, 800)
+    assert (found.mean, found.p) == (1.0, 1.0)
+    assert found.ci95[0] < 0
+    assert found.ci95[1] == 1.0
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(5, 0), (6, 0), (9, 1), (10, 2), (3, 3), (15, 5), (1, 0)])
+def test_where_few_items_differ_the_exact_test_decides(wins: int, losses: int) -> None:
+    a = [np.repeat([1.0, 0.0, 1.0], [wins, losses, 300 - wins - losses])]
+    b = [np.repeat([0.0, 1.0, 1.0], [wins, losses, 300 - wins - losses])]
+    found, exact = paired_difference(a, b, 2000), binomtest(wins, wins + losses).pvalue
+    assert found.p >= mcnemar(a, b) == pytest.approx(exact) == sign_test(a, b)
+    assert (found.ci95[0] > 0) == (exact < 0.05)
+    assert found.ci95[0] < found.mean < found.ci95[1]
+    # Seeds that answer alike are no further evidence.
+    assert paired_difference(a * 5, b * 5, 2000).p >= exact
+    again = paired_difference(a * 5, b * 5, 2000).ci95
+    assert again[0] <= found.ci95[0] + 0.002
+    assert (again[0] > 0) == (exact < 0.05)
+
+
+def test_where_many_items_differ_the_bootstrap_decides() -> None:
+    rng = np.random.default_rng(3)
+    a, b = (rng.random((3, 500)) < share for share in (0.8, 0.7))
+    found = paired_difference(list(a.astype(float)), list(b.astype(float)), 2000)
+    assert found.ci95[1] - found.ci95[0] < 0.15
+    assert found.p < 0.02
+
+
+def test_intervals_of_small_sets_hold_what_is_true() -> None:
+    """Of 95% intervals, 95 of 100 do at least: of accuracies, and of differences between two predictors."""
+    rng = np.random.default_rng(11)
+    held, held_difference, repeats = 0, 0, 400
+    for _ in range(repeats):
+        a, b = (rng.random(25) < share for share in (0.95, 0.85))
+        low, high = accuracy_interval(a.astype(float))
+        held += low <= 0.95 <= high
+        low, high = paired_difference([a.astype(float)], [b.astype(float)], 200).ci95
+        held_difference += low <= 0.1 <= high
+    assert held >= 0.95 * repeats
+    assert held_difference >= 0.95 * repeats
 
 
 def test_pairing_finds_what_unpaired_intervals_cannot() -> None:
@@ -159,7 +228,7 @@ def test_pairing_finds_what_unpaired_intervals_cannot() -> None:
     assert found.mean == pytest.approx(0.03)
     assert found.ci95[0] > 0
     assert found.p < 0.01
-    assert accuracy_interval(a, 1000)[0] < accuracy_interval(b, 1000)[1]
+    assert accuracy_interval(a)[0] < accuracy_interval(b)[1]
 
 
 def test_resampling_by_patterns_is_resampling_of_items() -> None:

@@ -53,4 +53,4 @@ def run_folder(recipe: Recipe, output: Path | None) -> Path:
 
 def echo_json(content: Any) -> None:
     """Print one JSON object on stdout."""
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))

@@ -9,7 +9,7 @@ import typer
 
 from stillshot.cli.arguments import RunPath, read_recipe, run_folder
 from stillshot.cli.progress import progress
-from stillshot.errors import DataError, ModelError, RecipeError, RunFolderError, StillshotError
+from stillshot.errors import DataError, ModelError, RecipeError, RunFolderError
 
 if TYPE_CHECKING:
     from stillshot.evaluate.folder import RunFolder
@@ -39,24 +39,37 @@ def report(
         from stillshot.report import write_report
 
         run = RunFolder(folder)
-        kept: StillshotError | None = None
+        kept: str | None = None
         if _has_predictions(run):
             try:
-                _write_results(run, paper=paper)
+                kept = _unusable(run)
+                if kept is None:
+                    _write_results(run, paper=paper)
             except (
                 DataError,
                 ModelError,
                 RecipeError,
             ) as error:  # the run is from another machine, or has been moved
-                if not run.results.is_file():
-                    raise
-                kept = error
+                kept = str(error)
+            if kept and not run.results.is_file():
+                raise RunFolderError(f"There is no file {run.results}, and it cannot be made. {kept}")
         page = folder / "report.html"
         if kept or not _has_predictions(run):
             page = write_report(folder, paper=paper)
     if kept:
         typer.echo(f"{run.results} was kept as it is. {kept}", err=True)
     typer.echo(page)
+
+
+def _unusable(run: RunFolder) -> str | None:
+    """Which of the records that results are made of is damaged, and what to do; null where none is."""
+    from stillshot.evaluate.mending import unusable_record
+
+    record = unusable_record(run)
+    return record and (
+        f"{record} is damaged or gone. Run `stillshot run RECIPE -o {run.path}` with the recipe of this run: it makes "
+        "again what is damaged."
+    )
 
 
 def _folder(source: Path, output: Path | None) -> Path:
@@ -81,6 +94,10 @@ def _write_results(run: RunFolder, *, paper: bool) -> None:
 
     failures: dict[str, str] = {}
     if run.results.is_file():  # cells that failed left no record but the one in the results
-        known = read_results(run.path).cells
+        try:
+            known = read_results(run.path).cells
+        except RunFolderError as error:
+            typer.echo(f"{error} It is made again here, without cells that failed.", err=True)
+            known = []
         failures = {c.id: c.failed for c in known if c.failed is not None and not run.cell(c.id).is_file()}
     Run(run.open_recipe(), run, lambda *_: None, failures).write_results(paper=paper)

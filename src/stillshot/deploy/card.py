@@ -60,7 +60,7 @@ class Provenance:
         recipe = run.open_recipe() if cell.teacher and run.recipe.is_file() else None
         setting = recipe and find_setting(recipe, cell.id, cell.control)
         labels = setting and run.labels(setting.name)
-        known = json.loads(labels.read_text(encoding="utf-8")) if labels and labels.is_file() else {}
+        known = run.read_json(labels) if labels and labels.is_file() else {}
         return cls(cell, tuple(known.get("contexts", ())))
 
 

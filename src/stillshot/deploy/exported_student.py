@@ -14,6 +14,7 @@ from stillshot.models import load
 from stillshot.models.resolve import resolve_model
 from stillshot.models.trust import inside
 from stillshot.student.features import Featurizer
+from stillshot.student.integrity import check_weights
 from stillshot.student.saved import Logits, Query, answer_in_batches, build_featurizer, gathered
 from stillshot.student.sidecar import SIDECAR, Exported, Sidecar
 
@@ -45,8 +46,10 @@ def load_featurizer(folder: Path, sidecar: Sidecar) -> Featurizer:
     """The featurizer of the student that was exported to a folder.
 
     Raises:
-        ModelError: The folder lacks the tokenizer or the configuration, or they cannot be read.
+        ModelError: The folder lacks the tokenizer or the configuration, or they cannot be read, or its weights are not
+            those that were exported.
     """
+    check_weights(folder, sidecar)
     resolved = resolve_model(str(folder))
     return build_featurizer(
         sidecar.task,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,9 @@ from stillshot.deploy.held_out import HeldOut, held_out_queries
 from stillshot.deploy.merged import load_in_float32, merge
 from stillshot.deploy.predictor import load_predictor
 from stillshot.errors import ModelError, RunFolderError, WorkError
+from stillshot.storage import remove_scratch, scratch_beside
 from stillshot.student.features import DecoderFeaturizer
+from stillshot.student.integrity import weights_checksums
 from stillshot.student.saved import Student
 from stillshot.student.sidecar import SIDECAR, Exported
 
@@ -139,7 +140,7 @@ def _write(kind: ExportKind, student: Student, folder: Path, others: Sequence[Ex
         _write_onnx(kind, student, file, others)
         beside = [other.name for other in onnx_export.files_beside(file)]
         exported = Exported(kind=kind, file=file.name, files_beside=beside)
-    student.sidecar(exported).write(folder)
+    replace(student.sidecar(exported), weights=weights_checksums(folder, exported)).write(folder)
     return exported
 
 
@@ -188,7 +189,8 @@ def _whole_folder(target: Path) -> Iterator[Path]:
     Raises:
         WorkError: It cannot be written, e.g. because the disk is full.
     """
-    scratch = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
+    remove_scratch(target.parent)
+    scratch = scratch_beside(target)
     earlier = scratch.with_suffix(".earlier")
     try:
         scratch.mkdir(parents=True)

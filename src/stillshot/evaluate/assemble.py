@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ def assemble(
         task=task,
         labels=labels,
         description=recipe.description,
-        **json.loads(folder.machine.read_text(encoding="utf-8")),
+        **folder.read_json(folder.machine),
         cells=[_with_agreement(cell, finished, found) for cell in cells],
         summary=[_summary(key, members, found, samples) for key, members in lines.items()],
         comparisons=_comparisons(lines, found, samples),

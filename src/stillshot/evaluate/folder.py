@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import uuid
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +10,16 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from stillshot.checksums import SUMS, Checksums, state_of
 from stillshot.config import Recipe
 from stillshot.config_files import dump_recipe, load_recipe
-from stillshot.errors import RunFolderError, WorkError
+from stillshot.errors import RunFolderError
+from stillshot.evaluate.differences import first_difference, without_texts
 from stillshot.evaluate.records import Cell
 from stillshot.evaluate.resources import hardware, versions
+from stillshot.storage import dump_json, load_json, notices, write_whole
+
+_WEIGHTS = "the weights of "  # how the names of models' fingerprints begin
 
 
 @dataclass(frozen=True)
@@ -98,53 +101,130 @@ class RunFolder:
         """A peer's answers to every evaluated item."""
         return self.path / "peers" / f"{cell}.predictions.jsonl"
 
-    def claim(self, recipe: Recipe) -> None:
-        """Make the folder this recipe's, or see that it is.
+    @property
+    def checksums(self) -> Checksums:
+        """Of all that is written here but reports."""
+        return Checksums(self.path)
+
+    def check_free(self) -> None:
+        """See that the folder is empty, is to be made, or holds a run.
 
         Raises:
-            RunFolderError: It belongs to another recipe, or holds something that is no run. Nothing is
-                overwritten.
+            RunFolderError: It holds something else. Nothing is overwritten.
         """
-        if self.recipe.is_file():
-            difference = first_difference(load_recipe(self.recipe).model_dump(), recipe.model_dump())
+        listed = self.checksums.name_of(self.recipe) in self.checksums.read()
+        if self.recipe.is_file() or listed or not self.path.exists():
+            return
+        # A run that was killed at its very beginning has left no more than what the next line lists.
+        begun = (
+            self.machine.name,
+            SUMS,
+            ".lock",
+            *(f".{n}." for n in (self.machine.name, "recipe.yaml", SUMS)),
+        )
+        if not self.path.is_dir() or any(not file.name.startswith(begun) for file in self.path.iterdir()):
+            raise RunFolderError(
+                f"{self.path} is not empty and holds no run; nothing was changed. Choose another folder with -o."
+            )
+
+    def claim(self, recipe: Recipe) -> None:
+        """Make the folder this recipe's, or see that it is; texts that change no result may differ.
+
+        To be called by the process that holds the lock.
+
+        Raises:
+            RunFolderError: It belongs to another recipe, or to one that is not known any more. Nothing is overwritten.
+        """
+        self.check_free()
+        text = dump_recipe(recipe)
+        state = self.checksums.state(self.recipe)
+        if state in ("damaged", "gone"):
+            self._restore(self.recipe, text, "the recipe given here is not the one that it held")
+        elif not self.recipe.is_file():
+            self._claim_machine()
+            self.write(self.recipe, text)
+        else:
+            known = self.open_recipe()
+            difference = first_difference(without_texts(known), without_texts(recipe))
             if difference:
                 raise RunFolderError(
                     f"{self.path} holds a run of another recipe: {difference}. Nothing was changed. Choose another "
                     "folder with -o, or remove this one."
                 )
-            return
-        # A run that was killed at its very beginning has left no more than what the next line lists.
-        begun = (self.machine.name, ".machine.json.", ".recipe.yaml.")
-        if self.path.exists() and (
-            not self.path.is_dir() or any(not file.name.startswith(begun) for file in self.path.iterdir())
-        ):
-            raise RunFolderError(
-                f"{self.path} is not empty and holds no run; nothing was changed. Choose another folder with -o."
-            )
-        self.write_json(self.machine, {"versions": versions(), "hardware": hardware()})
-        self.write(self.recipe, dump_recipe(recipe))
+            if known != recipe:
+                self.write(self.recipe, text)
+        self._claim_machine()
 
-    def claim_data(self, digests: Mapping[str, str]) -> None:
-        """Remember which data the run is begun with, or see that they are the same.
+    def _claim_machine(self) -> None:
+        state = self.checksums.state(self.machine)
+        if state == "unknown" and self.machine.is_file():
+            try:
+                self.read_json(self.machine)
+            except RunFolderError:
+                state = "damaged"
+        lost = state in ("damaged", "gone")
+        if lost or not self.machine.is_file():
+            self.write_json(self.machine, {"versions": versions(), "hardware": hardware()})
+        if lost:
+            notices.warning("%s was %s; it now says with what this run is gone on with.", self.machine, state)
+
+    def claim_data(
+        self,
+        digests: Mapping[str, str],
+        weights: Mapping[str, str] | None = None,
+        older: Mapping[str, str] | None = None,
+    ) -> None:
+        """Remember with which data and models the run is begun, or see that they are the same.
+
+        Args:
+            digests: Of the data.
+            weights: Fingerprints of the models' weights; those of a model that is not known yet are added.
+            older: What earlier versions took for the digest of the same data.
 
         Raises:
             RunFolderError: They have changed. What was computed from them is kept.
         """
+        weights = weights or {}
+        now = {**digests, **{_WEIGHTS + model: found for model, found in weights.items()}}
+        if self.checksums.state(self.data) in ("damaged", "gone"):
+            why = "data, task or models are not those that it was written for"
+            self._restore(self.data, dump_json(now, indent=2) + "\n", why)
         if not self.data.is_file():
-            self.write_json(self.data, dict(digests))
+            self.write_json(self.data, now)
             return
-        known = json.loads(self.data.read_text(encoding="utf-8"))
-        changed = [name for name, digest in digests.items() if known.get(name) != digest]
-        if changed:
-            what = (
-                changed[0]
-                if changed[0] == "the task"
-                else f"the labelled examples or queries of {changed[0]}"
-            )
-            raise RunFolderError(
-                f"{self.path} was begun with other data: {what} changed since. Nothing was changed here. Run in "
-                "another folder (-o), or put the data back."
-            )
+        known = self.read_json(self.data)
+        if not isinstance(known, dict):
+            raise RunFolderError(_unusable(self.data, "it holds no digests"))
+        for name, digest in digests.items():
+            if known.get(name) not in (digest, (older or {}).get(name, digest)):
+                raise RunFolderError(self._other_data(name))
+        self.check_weights(weights)
+        if weights and not now.keys() <= known.keys():
+            self.write_json(self.data, {**now, **known})
+
+    def check_weights(self, fingerprints: Mapping[str, str]) -> None:
+        """See that models have the weights that the run was begun with.
+
+        Raises:
+            RunFolderError: They have changed.
+        """
+        known = self.read_json(self.data) if self.data.is_file() else {}
+        for model, found in fingerprints.items():
+            if known.get(_WEIGHTS + model, found) != found:
+                raise RunFolderError(self._other_weights(model))
+
+    def _other_weights(self, model: str) -> str:
+        return (
+            f"{self.path} was begun with other weights of {model}: they have changed since. Nothing was changed here. "
+            "Run in another folder (-o), or put the weights back."
+        )
+
+    def _other_data(self, name: str) -> str:
+        what = name if name == "the task" else f"the labelled examples or queries of {name}"
+        return (
+            f"{self.path} was begun with other data: {what} changed since. Nothing was changed here. Run in "
+            "another folder (-o), or put the data back."
+        )
 
     def claim_evaluation(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Keep the items of an evaluation set, or see that they are those the run was begun with.
@@ -152,14 +232,36 @@ class RunFolder:
         Raises:
             RunFolderError: They have changed.
         """
-        path = self.evaluation(name)
-        if not path.is_file():
-            self.write_lines(path, rows)
+        path, text = self.evaluation(name), _json_lines(rows)
+        changed = RunFolderError(
+            f"The evaluation set {name!r} is not the one this run was begun with ({path}). Put its "
+            "data back, or run in another folder (-o)."
+        )
+        if self.checksums.state(path) in ("damaged", "gone"):
+            self._restore(path, text, f"the evaluation set {name!r} is not the one that it held")
+        elif not path.is_file():
+            self.write(path, text)
         elif self.read_lines(path) != rows:
+            raise changed
+
+    def _restore(self, path: Path, text: str, otherwise: str) -> None:
+        """Write a damaged file again, if what is known today is what it held.
+
+        Raises:
+            RunFolderError: It is not.
+        """
+        lost, digest = "damaged" if path.exists() else "gone", hashlib.sha256(_encoded(text)).hexdigest()
+        name = self.checksums.name_of(path)
+        if state_of(path, digest) == "whole":  # what is damaged is the list of checksums
+            self.checksums.update({name: digest})
+            return
+        if self.checksums.read()[name] != digest:
             raise RunFolderError(
-                f"The evaluation set {name!r} is not the one this run was begun with ({path}). Put its "
-                "data back, or run in another folder (-o)."
+                f"{path} is {lost}, and cannot be written again: {otherwise}. Nothing was changed. Put the file back, "
+                "or run in another folder (-o)."
             )
+        self.write(path, text)
+        notices.warning("%s was %s and was written again.", path, lost)
 
     def lock(self) -> FileLock:
         """The folder for this process alone, until the lock is released or the process ends.
@@ -167,13 +269,20 @@ class RunFolder:
         Raises:
             RunFolderError: Another process works in it.
         """
-        lock = FileLock(self.path / ".lock")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
             raise RunFolderError(
                 f"Another process is at work in {self.path}. Wait for its end, or choose another folder with -o."
             ) from None
+        except OSError as error:
+            kept = f" What it holds can be read: {self.results}." if self.results.is_file() else ""
+            raise RunFolderError(
+                f"{self.path} cannot be worked in: {error}.{kept} Make it writable for this user, copy it, or choose "
+                "another folder with -o."
+            ) from error
         return lock
 
     def open_recipe(self) -> Recipe:
@@ -189,36 +298,44 @@ class RunFolder:
         return load_recipe(self.recipe)
 
     def write(self, path: Path, content: str) -> None:
-        """Write a file under a temporary name, then rename it.
+        """Write a file under a temporary name, then rename it, and keep its checksum.
 
         Raises:
             WorkError: The file cannot be written, e.g. because the disk is full.
         """
-        scratch = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(content, encoding="utf-8", errors="surrogatepass")
-            scratch.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                scratch.unlink(missing_ok=True)
-            raise WorkError(
-                f"{path} could not be written: {error}. What was finished before is kept; free some space and "
-                "run the same command again."
-            ) from error
+        encoded = _encoded(content)
+        write_whole(path, encoded)
+        self.checksums.update({self.checksums.name_of(path): hashlib.sha256(encoded).hexdigest()})
 
     def write_json(self, path: Path, content: Any) -> None:
         """Write indented JSON."""
-        self.write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        self.write(path, dump_json(content, indent=2) + "\n")
 
     def write_lines(self, path: Path, rows: Iterable[Any]) -> None:
         """Write JSON lines."""
-        self.write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self.write(path, _json_lines(rows))
+
+    def read_json(self, path: Path) -> Any:
+        """What a JSON file holds.
+
+        Raises:
+            RunFolderError: It is not there, or is damaged.
+        """
+        try:
+            return load_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunFolderError(_unusable(path, error)) from error
 
     def read_lines(self, path: Path) -> list[Any]:
-        """Read JSON lines."""
-        with path.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+        """What a file of JSON lines holds.
+
+        Raises:
+            RunFolderError: It is not there, or is damaged.
+        """
+        try:
+            return [load_json(line) for line in path.read_bytes().split(b"\n") if line]
+        except (OSError, ValueError) as error:
+            raise RunFolderError(_unusable(path, error)) from error
 
     def is_finished(self, cell: str) -> bool:
         """Whether a cell has its record and its predictions."""
@@ -226,25 +343,31 @@ class RunFolder:
 
     def read_cell(self, cell: str) -> Cell | None:
         """A cell's record, if it is finished."""
-        path = self.cell(cell)
-        if not self.is_finished(cell):
-            return None
-        return Cell.model_validate_json(path.read_text(encoding="utf-8"))
+        return parse_cell(self.cell(cell)) if self.is_finished(cell) else None
 
 
-def first_difference(old: Any, new: Any, key: str = "") -> str:
-    """Where two dumped recipes first differ, in words; empty where they do not.
+def parse_cell(path: Path) -> Cell:
+    """The record in a file.
 
-    >>> first_difference({"seeds": [0]}, {"seeds": [0, 1]})
-    'seeds has 1 entry there and 2 here'
+    Raises:
+        RunFolderError: It is not there, or is damaged.
     """
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = [*old, *(name for name in new if name not in old)]
-        pairs = [(f"{key}.{name}".lstrip("."), old.get(name), new.get(name)) for name in names]
-    elif isinstance(old, list) and isinstance(new, list):
-        if len(old) != len(new):
-            return f"{key} has {len(old)} entr{'y' if len(old) == 1 else 'ies'} there and {len(new)} here"
-        pairs = [(f"{key}.{index}", a, b) for index, (a, b) in enumerate(zip(old, new, strict=True))]
-    else:
-        return "" if old == new else f"{key} is {old!r} there and {new!r} here"
-    return next((found for name, a, b in pairs if (found := first_difference(a, b, name))), "")
+    try:
+        return Cell.model_validate(load_json(path.read_bytes()))
+    except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        raise RunFolderError(_unusable(path, str(error).splitlines()[0])) from error
+
+
+def _unusable(path: Path, why: object) -> str:
+    return (
+        f"{path} cannot be used: {why}. Run `stillshot run RECIPE -o ...` with the recipe and the folder of this run: it "
+        "makes again what is damaged."
+    )
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _json_lines(rows: Iterable[Any]) -> str:
+    return "".join(dump_json(row) + "\n" for row in rows)

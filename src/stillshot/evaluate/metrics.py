@@ -19,7 +19,6 @@ def measure(
     probabilities: NDArray[np.float64],
     labels: Sequence[str],
     *,
-    bootstrap_samples: int,
     bins: int,
 ) -> SplitResult:
     """All metrics of one predictor on one evaluation set.
@@ -37,7 +36,7 @@ def measure(
         n=len(examples),
         labels=list(labels),
         accuracy=float(correct.mean()),
-        ci95=accuracy_interval(correct, bootstrap_samples),
+        ci95=accuracy_interval(correct),
         macro_f1=float(f1_score(gold, predicted, labels=list(columns), average="macro", zero_division=0)),  # pyright: ignore[reportArgumentType]
         nll=negative_log_likelihood(probabilities, gold),
         ece=expected_calibration_error(probabilities, gold, bins),

@@ -27,9 +27,9 @@ MEASURED_KEYS = frozenset(
 
 
 class Record(BaseModel):
-    """A part of the schema: unknown keys are refused, numbers that are not finite are kept as such."""
+    """A part of the schema: unknown keys are refused. Numbers are finite where they are written, as JSON has no others."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class GroupResult(Record):
@@ -42,7 +42,7 @@ class SplitResult(Record):
 
     Attributes:
         n: Evaluated items.
-        ci95: Percentile bootstrap over items of the accuracy.
+        ci95: Exact limits of the accuracy (Clopper and Pearson 1934); in older records a bootstrap over items.
         nll: Mean negative log-likelihood of the gold label, in nats.
         ece: Expected calibration error (Guo et al. 2017).
         calibrated_accuracy: Were the predictor's bias towards labels divided out, as its answers to this set show it
@@ -114,7 +114,11 @@ class Cell(Record):
 
 
 class Interval(Record):
-    """A mean over seeds; ``ci95`` is a bootstrap over seeds and items."""
+    """A mean over seeds; ``ci95`` is a bootstrap over seeds and items.
+
+    Of one seed it is exact, and where few items are answered wrongly or rightly, it is widened by exact limits; in older
+    records it is not.
+    """
 
     mean: float
     ci95: tuple[float, float]
@@ -154,10 +158,11 @@ class Comparison(Record):
     """Accuracy of ``a`` minus that of ``b`` on the same items and seeds, by paired bootstrap.
 
     ``a`` and ``b`` are keys of summary lines; ``seeds`` says how many seeds both have. What has a
-    default was not yet computed by the first versions that wrote this schema.
+    default was not yet computed by the first versions that wrote this schema. Where few items differ, exact limits and
+    the exact test over these items widen the bootstrap, unless the record is older.
 
     Attributes:
-        p: Two-sided, by the same bootstrap as ``ci95``.
+        p: Two-sided, by the same bootstrap as ``ci95``; where few items differ, no smaller than the exact test's.
         p_holm: ``p`` after Holm's correction over all comparisons of the run.
         p_mcnemar: McNemar's exact test, seeds pooled; not corrected.
         relative: Gain of ``a`` as a share of the accuracy of ``b``; null where ``b`` is nearly never right.

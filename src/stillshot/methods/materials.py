@@ -105,16 +105,18 @@ class Materials:
     def digests(self, settings: Mapping[str, tuple[Budget, int]]) -> dict[str, str]:
         """Digests of the task and of what each setting draws, by which changed data are noticed."""
 
-        def digest(content: object) -> str:
-            return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-        found = {"the task": digest(self.task.model_dump())}
+        found = {"the task": _digest(self.task.model_dump(exclude={"description"}))}
         for name, (budget, seed) in settings.items():
             draw = self.draw(budget, seed)
-            found[name] = digest(
+            found[name] = _digest(
                 ([(e.key, e.label) for e in draw.labelled], [query.key for query in draw.queries])
             )
         return found
+
+    @property
+    def older_digests(self) -> dict[str, str]:
+        """Digests as versions took them that counted the task's description among what results depend on."""
+        return {"the task": _digest(self.task.model_dump())}
 
     @cached_property
     def _evaluated(self) -> frozenset[str]:
@@ -169,6 +171,10 @@ class Materials:
                 [_as_read(example, self.task, words) for example in examples],
             )
         return self._known[reference, labels]
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _as_read(example: Example, task: TaskDefinition, max_words: int | None) -> Example:

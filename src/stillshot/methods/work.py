@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillshot.config import Prompt, Recipe
+from stillshot.errors import WorkError
 from stillshot.evaluate.folder import RunFolder
+from stillshot.evaluate.mending import forget_cell, keep_student_checksums
 from stillshot.evaluate.metrics import measure, project
 from stillshot.evaluate.records import Cell, SplitResult
 from stillshot.evaluate.resources import latencies, measured
@@ -20,9 +21,11 @@ from stillshot.methods.asking import Asking, Interview
 from stillshot.methods.cells import CellSpec, Setting
 from stillshot.methods.materials import EvaluationSet, Materials
 from stillshot.methods.selection import select_asking
+from stillshot.models.fingerprints import weights_fingerprints
 from stillshot.models.load import on_load
 from stillshot.prompt.writer import Kind
 from stillshot.softlabels import SoftLabelStore
+from stillshot.storage import notices
 from stillshot.student.saved import Student
 from stillshot.student.training import TrainingSet, train_student
 from stillshot.student.tuning import count_parameters
@@ -56,6 +59,7 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
     folder.write_json(
         folder.labels(setting.name),
         {
+            "teacher": interview.teacher.fingerprint,
             "setting": asdict(setting) | {"budget": setting.budget.model_dump()},
             "scoring": asking.scoring,
             "calibration": asking.calibration,
@@ -80,6 +84,7 @@ def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: f
     """Train a cell's student and record what it took."""
     assert spec.student is not None
     folder, materials = RunFolder(path), Materials(recipe)
+    folder.check_weights(weights_fingerprints([spec.student]))
     draw = materials.draw(spec.setting.budget, spec.setting.seed)
     prompt = recipe.prompt
     if spec.method == "pattern_finetune":
@@ -102,6 +107,8 @@ def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: f
             progress=lambda done, total: report("training", done, total),
             checkpoint_seconds=checkpoint_seconds,
         )
+    if not keep_student_checksums(folder, spec.id):
+        forget_cell(folder, spec.id)  # what was measured, if anything, was of other weights
     folder.write_json(
         folder.training(spec.id),
         {
@@ -135,7 +142,7 @@ def _evaluate_student(
     distilled, control = spec.method == "context_distillation", spec.setting.control
     # Selection reads the labelled examples even where no context shows them.
     shows_none = control == "zero_shot_teacher" and not recipe.teacher.select
-    training = json.loads(folder.training(spec.id).read_text(encoding="utf-8"))
+    training = folder.read_json(folder.training(spec.id))
     labels = _labels(folder, spec.setting) if distilled else None
     with measured() as usage, on_load(usage.lap):
         student = Student.load(folder.student(spec.id))
@@ -206,6 +213,8 @@ def _evaluate_teacher(
     in_context = spec.method == "in_context"
     with measured() as usage, on_load(usage.lap):
         interview = _interview(recipe, materials, folder, report, spec.model)
+        if spec.needs_labels:
+            _compare_teachers(folder, spec.setting, interview.teacher.fingerprint)
         if in_context:
             draw = materials.draw(spec.setting.budget, spec.setting.seed)
             contexts = interview.fitted(asking, contexts, materials.all_asked(draw))
@@ -252,6 +261,15 @@ def _evaluate_teacher(
     return record, predictions
 
 
+def _compare_teachers(folder: RunFolder, setting: Setting, fingerprint: str) -> None:
+    """Say where a teacher is not quite the one that labelled, e.g. at another commit of the Hub, or another dtype."""
+    labelled_by = _labels(folder, setting).get("teacher", fingerprint)
+    if labelled_by != fingerprint:
+        notices.warning(
+            "%s was labelled by %s, and is evaluated with %s.", setting.name, labelled_by, fingerprint
+        )
+
+
 def _how_asked(
     recipe: Recipe, folder: RunFolder, materials: Materials, spec: CellSpec
 ) -> tuple[Sequence[Context], Asking, dict[Kind, Any]]:
@@ -293,12 +311,14 @@ def _interview(
     if model and model != section.model:
         revision = next((s.revision for s in recipe.students if s.model == model), None)
         section = section.model_copy(update={"model": model, "revision": revision, "prefix": "auto"})
-    store = SoftLabelStore(recipe.teacher.store or folder.softlabels)
+    folder.check_weights(weights_fingerprints([section]))
+    shared = recipe.teacher.store
+    store = SoftLabelStore(shared or folder.softlabels, shared=shared is not None)
     return Interview(LocalTeacher(section), materials.task, store, report)
 
 
 def _labels(folder: RunFolder, setting: Setting) -> dict[str, Any]:
-    return json.loads(folder.labels(setting.name).read_text(encoding="utf-8"))
+    return folder.read_json(folder.labels(setting.name))
 
 
 def _asked_prompt(prompt: Prompt, labels: dict[str, Any]) -> Prompt:
@@ -311,18 +331,26 @@ def on_all_sets(
     answer: Callable[[Sequence[Example], Callable[[int, int], None]], Array],
     report: Report,
 ) -> tuple[dict[str, SplitResult], list[dict[str, Any]]]:
-    """Results by evaluation set, and one line a prediction."""
+    """Results by evaluation set, and one line a prediction.
+
+    Raises:
+        WorkError: An answer is no finite number.
+    """
     results: dict[str, SplitResult] = {}
     lines: list[dict[str, Any]] = []
     for evaluation in materials.evaluation_sets:
         what = f"evaluating on {evaluation.name}"
         raw = answer(evaluation.examples, lambda done, total, what=what: report(what, done, total))
+        if not np.isfinite(raw).all():
+            raise WorkError(
+                f"{(~np.isfinite(raw)).any(-1).sum():,} of {len(raw):,} answers on {evaluation.name} are not finite "
+                "numbers. Lower the learning rate, or set dtype to float32, and run in another folder."
+            )
         probabilities = project(raw, evaluation.projection, len(evaluation.task.labels))
         results[evaluation.name] = measure(
             evaluation.examples,
             probabilities,
             evaluation.task.labels,
-            bootstrap_samples=recipe.evaluation.bootstrap_samples,
             bins=recipe.evaluation.calibration_bins,
         )
         lines += _prediction_lines(evaluation, probabilities)

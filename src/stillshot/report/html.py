@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stillshot.errors import WorkError
 from stillshot.evaluate.records import Peers, Results
 from stillshot.report import names
 from stillshot.report.breakdowns import CALIBRATED, calibration_table, group_tables, predicted_tables
@@ -35,6 +34,7 @@ from stillshot.report.tables import (
     failures_table,
     peer_differences_table,
 )
+from stillshot.storage import cannot_write
 
 _REFERENCE = re.compile(r"#([\w.-]+)")
 
@@ -70,10 +70,7 @@ def write_report(run_dir: Path, *, paper: bool = False) -> Path:
         else:
             (run_dir / "claims.md").unlink(missing_ok=True)
     except OSError as error:
-        raise WorkError(
-            f"{path} could not be written: {error}. The records are kept; free some space or make the folder "
-            f"writable, then run `stillshot report {run_dir}`."
-        ) from error
+        raise cannot_write(path, error, f"The records in {run_dir} are kept") from error
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from stillshot.student.heads import (
     resolve_head,
     with_language_model_head,
 )
+from stillshot.student.integrity import base_fingerprint, check_weights, same_base, weights_checksums
 from stillshot.student.plain_tokenizer import encoder_tokenizer, plain_tokenizer
 from stillshot.student.sidecar import SIDECAR, Exported, HeadName, Sidecar
 from stillshot.student.tuning import apply_tuning
@@ -57,8 +59,10 @@ class Student:
         prompt: Prompt,
         section: StudentSection,
         head: HeadName,
+        base: str | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self.base = base  # names the weights that its adapters belong to
         self.task, self.prompt, self.section = task, prompt, section
         self.head: HeadName = head
         self.featurizer = build_featurizer(task, prompt, section, head, tokenizer, model.config)
@@ -77,6 +81,7 @@ class Student:
         head = resolve_head(section, config)
         tokenizer = load.load_tokenizer(resolved)
         dtype = _frozen_dtype(section)
+        base = base_fingerprint(section, resolved)
         encoder = load.is_encoder(config)
         verbalizer = None if encoder else PromptWriter(task, prompt, PromptEncoder(tokenizer)).verbalizer
         if head == "language_model" and verbalizer is not None:
@@ -85,10 +90,10 @@ class Student:
             language_model = load.load_causal_lm(resolved, dtype)
             tuned = apply_tuning(language_model, section.tuning, section.lora, classifies=False)
             model = with_language_model_head(head, tuned, task.labels)
-            return cls(model, tokenizer, task, prompt, section, head)
+            return cls(model, tokenizer, task, prompt, section, head, base)
         model, fresh = build_label_model(resolved, task.labels, tokenizer, verbalizer, dtype)
         model = apply_tuning(model, section.tuning, section.lora, classifies=True, fresh=fresh)
-        return cls(model, tokenizer, task, prompt, section, head)
+        return cls(model, tokenizer, task, prompt, section, head, base)
 
     @classmethod
     def load(cls, folder: str | Path, dtype: Dtype | None = None) -> Self:
@@ -99,7 +104,7 @@ class Student:
                 read for training, with adapters in float32.
 
         Raises:
-            ModelError: The folder holds no student, or its weights are damaged.
+            ModelError: The folder holds no student, or its weights or those of its base are not what they were.
         """
         folder = Path(folder)
         sidecar = Sidecar.read(folder)
@@ -109,15 +114,16 @@ class Student:
                 "`stillshot predict`, or stillshot.deploy.predictor.load_predictor."
             )
         section, task, head = sidecar.section, sidecar.task, sidecar.head
+        check_weights(folder, sidecar)
         tokenizer = load.load_tokenizer(resolve_model(str(folder)))
         try:
-            model = _load_weights(folder, section, task, head, tokenizer)
+            model = _load_weights(folder, sidecar, tokenizer)
         except SafetensorError as error:
             raise ModelError(
                 f"The weights of {folder} cannot be read; they may be damaged or cut short ({error}). Copy the "
                 "folder here again, or train the student again."
             ) from error
-        student = cls(model, tokenizer, task, sidecar.prompt, section, head)
+        student = cls(model, tokenizer, task, sidecar.prompt, section, head, sidecar.base)
         if dtype is not None:
             for parameter in student.model.parameters():  # buffers, such as angles of positions, stay exact
                 parameter.data = parameter.data.to(load.choose_dtype(dtype))
@@ -136,7 +142,7 @@ class Student:
         if self.section.tuning == "lora":
             _config_of(model).save_pretrained(folder)
         self.plain_tokenizer().save_pretrained(folder)
-        self.sidecar().write(folder)
+        replace(self.sidecar(), weights=weights_checksums(folder, None)).write(folder)
         if not had_card:  # PEFT's says nothing but where the model lay
             card.unlink(missing_ok=True)
         for weights in folder.glob("*.safetensors"):  # written for their owner alone
@@ -152,7 +158,14 @@ class Student:
         """What a folder with this student, or an export of it, says beside the weights."""
         template = _template(self.featurizer, self.head)
         return Sidecar(
-            self.head, self.task, self.prompt, self.section, template, self.featurizer.max_tokens, exported
+            self.head,
+            self.task,
+            self.prompt,
+            self.section,
+            template,
+            self.featurizer.max_tokens,
+            exported,
+            base=self.base,
         )
 
     def predict(self, queries: Sequence[Query], batch_size: int = 32) -> list[Prediction]:
@@ -301,9 +314,8 @@ def _frozen_dtype(section: StudentSection) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-def _load_weights(
-    folder: Path, section: StudentSection, task: TaskDefinition, head: HeadName, tokenizer: Any
-) -> Any:
+def _load_weights(folder: Path, sidecar: Sidecar, tokenizer: Any) -> Any:
+    section, task, head = sidecar.section, sidecar.task, sidecar.head
     if section.tuning != "lora":
         saved = resolve_model(str(folder))
         if head != "label":
@@ -312,7 +324,7 @@ def _load_weights(
         return load.load_classifier(saved, torch.float32)
     from peft import PeftModel
 
-    base = _base_of(folder, section)
+    base = same_base(folder, sidecar, _base_of(folder, section))
     dtype = _frozen_dtype(section)
     if head != "label":
         language_model: Any = load.load_causal_lm(base, dtype, check_logits=False)

@@ -18,6 +18,8 @@ SIDECAR = "stillshot.json"
 HeadName = Literal["label", "channel", "language_model"]
 FORMAT = 1
 _HEAD: TypeAdapter[HeadName] = TypeAdapter(HeadName)
+_WEIGHTS: TypeAdapter[dict[str, str] | None] = TypeAdapter(dict[str, str] | None)
+_BASE: TypeAdapter[str | None] = TypeAdapter(str | None)
 
 
 class Exported(BaseModel):
@@ -48,6 +50,8 @@ class Sidecar:
         max_tokens: For other tools: how many tokens of a query the student reads at most, the template's among
             them. A longer one is cut at the end of its longest text. Null in older folders.
         exported: Null where PyTorch loads the weights.
+        weights: The SHA-256 of each file with weights. Null in older folders.
+        base: Names the weights that adapters belong to; null where there are none, and in older folders.
     """
 
     head: HeadName
@@ -57,6 +61,8 @@ class Sidecar:
     template: Any = None
     max_tokens: int | None = None
     exported: Exported | None = None
+    weights: dict[str, str] | None = None
+    base: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write the file."""
@@ -70,9 +76,13 @@ class Sidecar:
             "prompt": self.prompt.model_dump(mode="json"),
             "student": self.section.model_dump(mode="json"),
         }
+        if self.base is not None:
+            content["base"] = self.base
+        if self.weights is not None:
+            content["weights"] = self.weights
         if self.exported is not None:
             content["exported"] = self.exported.model_dump(mode="json")
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (folder / SIDECAR).write_text(text, encoding="utf-8")
 
     @classmethod
@@ -101,6 +111,8 @@ class Sidecar:
                 template=content.get("template"),
                 max_tokens=content.get("max_tokens"),
                 exported=None if exported is None else Exported.model_validate(exported),
+                weights=_WEIGHTS.validate_python(content.get("weights")),
+                base=_BASE.validate_python(content.get("base")),
             )
         except (KeyError, TypeError, ValidationError) as error:
             raise ModelError(

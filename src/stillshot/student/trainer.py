@@ -153,6 +153,12 @@ class ContextDistillationTrainer(Trainer):
 
         return FrozenStates.of(model, [row["length"] for row in rows], forward)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """See ``transformers.Trainer``; the warm-up ends before the last step, or nothing would be learned."""
+        warmup = min(self.args.get_warmup_steps(num_training_steps), max(0, num_training_steps - 1))
+        self.args.warmup_steps = warmup
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -177,13 +183,19 @@ class ContextDistillationTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         lengths = [row["length"] for row in dataset]  # type: ignore[union-attr]
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        # What one step takes, of all processes together: the same rows, however it is cut into parts.
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return BucketSampler(lengths, size, self.args.bucket_batches, self.args.seed)  # type: ignore[union-attr]
 
 
 def outputs_of(model: Any, batch: Mapping[str, Any]) -> Any:
     """What a model gives for a batch from :func:`collate`."""
-    return model(**{name: value for name, value in batch.items() if name not in _OTHERS})
+    return model(**inputs_of(batch))
+
+
+def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is given of a batch from :func:`collate`."""
+    return {name: value for name, value in batch.items() if name not in _OTHERS}
 
 
 def batch_loss(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
 import time
@@ -17,22 +16,29 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from stillshot.checksums import SUMS, is_intact, write_checksums
 from stillshot.config import LEARNING_RATES, Prompt, TaskDefinition, Training
 from stillshot.config import Student as StudentSection
 from stillshot.errors import WorkError
 from stillshot.models import load
+from stillshot.storage import cannot_write, notices, remove_scratch, scratch_beside
 from stillshot.student.features import Feature
 from stillshot.student.losses import row_weights
 from stillshot.student.saved import Student
-from stillshot.student.trainer import ContextDistillationConfig, ContextDistillationTrainer
+from stillshot.student.trainer import (
+    ContextDistillationConfig,
+    ContextDistillationTrainer,
+    collate,
+    inputs_of,
+)
 from stillshot.student.tuning import count_parameters
 from stillshot.types import Example
 
 Progress = Callable[[int, int], None]
 _SECONDS = "stillshot.seconds"  # in a checkpoint, what it took to get there
+_TRIED = 2  # rows that a trained student answers before it is saved
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def train_student(
     weights as an uninterrupted one.
 
     Raises:
-        WorkError: The disk is full, or the loss is not finite.
+        WorkError: The student cannot be written, or its loss, weights or answers are not finite.
     """
     set_seed(seed)
     started = time.perf_counter()
@@ -117,30 +123,49 @@ def train_student(
         callbacks=[_Clock(checkpoints, started), *([_Reporting(progress)] if progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
+    scratch: Path | None = None
     try:
         outcome = trainer.train(resume_from_checkpoint=resumed)
         if not math.isfinite(outcome.training_loss):
             raise WorkError(f"The loss of {folder.name} is not finite. Lower the learning rate.")
-        scratch = folder.parent / f".{folder.name}.tmp"
-        shutil.rmtree(scratch, ignore_errors=True)
         student.model.eval()
+        check_finite(student, rows, folder.name)
+        remove_scratch(folder.parent)
+        scratch = scratch_beside(folder)
         student.save(scratch)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        raise WorkError(
-            f"The student could not be written to {folder}: {error}. Free some space and run the same command again."
-        ) from error
+        raise cannot_write(folder, error, "No half student is left") from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
     shutil.rmtree(checkpoints, ignore_errors=True)
     parameters, trainable = count_parameters(student.model)
     return TrainingRecord(outcome.global_step, time.perf_counter() - started, parameters, trainable)
+
+
+def check_finite(student: Student, rows: Sequence[Feature], name: str) -> None:
+    """See that training has left a student's weights, and its answers to some of what it learned, finite.
+
+    Raises:
+        WorkError: They are not.
+    """
+    for layer, weight in student.model.named_parameters():
+        if weight.requires_grad and not torch.isfinite(weight).all():
+            raise WorkError(
+                f"Training has left weights of {name} that are not finite ({layer}). Lower the learning rate."
+            )
+    inputs = collate(rows[:_TRIED], student.featurizer.pad)
+    if not torch.isfinite(student.logits(inputs_of(inputs))).all():
+        raise WorkError(f"{name} answers with numbers that are not finite. Lower the learning rate.")
 
 
 def _keep_only_own(checkpoints: Path, training: Sequence[object]) -> None:
     """Remove checkpoints of another training, so that none goes on from what it never began."""
     digest = hashlib.sha256(repr(training).encode("utf-8", "surrogatepass")).hexdigest()
     known = checkpoints / "training.sha256"
-    if checkpoints.is_dir() and not (known.is_file() and known.read_text(encoding="utf-8") == digest):
+    if checkpoints.is_dir() and not (known.is_file() and known.read_bytes() == digest.encode()):
         shutil.rmtree(checkpoints)
     checkpoints.mkdir(parents=True, exist_ok=True)
     known.write_text(digest, encoding="utf-8")
@@ -156,13 +181,13 @@ def _seconds_before(checkpoint: str | None) -> float:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole; the trainer's state is the last file that it writes."""
+    """The newest checkpoint that is whole; the list of its checksums is the last file that is written."""
     found: list[tuple[int, str]] = []
-    for state in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}"):
-        try:
-            found.append((json.loads(state.read_text(encoding="utf-8"))["global_step"], str(state.parent)))
-        except ValueError:  # killed while it was written
-            continue
+    for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if is_intact(checkpoint):
+            found.append((int(checkpoint.name.rpartition("-")[2]), str(checkpoint)))
+        elif (checkpoint / SUMS).exists():
+            notices.warning("%s is damaged. Training goes on from before it.", checkpoint)
     return max(found, default=(0, None))[1]
 
 
@@ -234,4 +259,5 @@ class _Clock(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         checkpoint = self.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if checkpoint.is_dir():
+            write_checksums(checkpoint)
             (checkpoint / _SECONDS).write_text(str(time.perf_counter() - self.started), encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -90,6 +90,7 @@ class LocalTeacher:
         prompts: Sequence[ScoredPrompt],
         label_tokens: Sequence[int] | None,
         skip: Collection[int] = (),
+        wants: Callable[[Sequence[int]], bool] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """See :meth:`stillshot.teacher.protocol.Teacher.score`."""
         if all(position in skip for position in range(len(prompts))):
@@ -99,7 +100,7 @@ class LocalTeacher:
         prefix = self._read_prefix(sequences[0].ids[:length]) if length else None
         rows = rows_of(prompts, length, share=self._shares_queries)
         for positions in batches(rows, self._settings.batch_tokens):
-            if all(position in skip for position in positions):
+            if all(position in skip for position in positions) or not (wants is None or wants(positions)):
                 continue
             batch = batch_of([row for position in positions for row in rows[position]], length)
             with torch.inference_mode():

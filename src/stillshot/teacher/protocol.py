@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +33,7 @@ class Teacher(Protocol):
         prompts: Sequence[ScoredPrompt],
         label_tokens: Sequence[int] | None,
         skip: Collection[int] = (),
+        wants: Callable[[Sequence[int]], bool] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Score prompts that share a context, batch by batch.
 
@@ -42,6 +43,7 @@ class Teacher(Protocol):
             label_tokens: The next tokens to score where prompts have one sequence.
             skip: Positions whose scores are known. Batches are formed as if there were none, and one is
                 left out if all of it is known: what is computed does not depend on what was before.
+            wants: Is given the positions of a batch when its turn comes, and says whether it is to be computed.
 
         Yields:
             Positions of a batch's prompts in ``prompts``, and their log-scores, shape

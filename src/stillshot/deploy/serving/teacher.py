@@ -16,6 +16,7 @@ from stillshot.methods.asking import Asking
 from stillshot.methods.cells import cells
 from stillshot.methods.materials import Materials
 from stillshot.methods.work import asked_as
+from stillshot.models.fingerprints import weights_fingerprints
 from stillshot.prompt.budget import fitted_contexts, fitted_prompts
 from stillshot.prompt.writer import Kind, PromptWriter, ScoredPrompt
 from stillshot.student.features import Feature
@@ -67,7 +68,9 @@ class RunTeacher:
         materials, setting = Materials(recipe), spec.setting
         draw = materials.draw(setting.budget, setting.seed, setting.control)
         if run.data.is_file():
-            run.claim_data(materials.digests({setting.draw: (setting.budget, setting.seed)}))
+            digests = materials.digests({setting.draw: (setting.budget, setting.seed)})
+            run.claim_data(digests, older=materials.older_digests)
+            run.check_weights(weights_fingerprints([recipe.teacher]))
         asking, biases = asked_as(recipe, run, setting)
         key = recipe.teacher.model_dump_json()
         if key not in loaded:
