@@ -18,7 +18,13 @@ from stillshot.models import load
 from stillshot.models.resolve import ResolvedModel, resolve_model
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import PromptWriter
-from stillshot.student.features import ChannelFeaturizer, DecoderFeaturizer, EncoderFeaturizer, Featurizer
+from stillshot.student.features import (
+    ChannelFeaturizer,
+    DecoderFeaturizer,
+    EncoderFeaturizer,
+    Feature,
+    Featurizer,
+)
 from stillshot.student.heads import (
     build_label_model,
     next_tokens,
@@ -184,6 +190,13 @@ def answer_in_batches(
     """Positions of queries and probabilities of theirs, batch by batch, longest queries first."""
     examples = as_examples(queries, task)
     features = featurizer.features(examples) if examples else []
+    return answer_features(features, featurizer, batch_size, logits)
+
+
+def answer_features(
+    features: Sequence[Feature], featurizer: Featurizer, batch_size: int, logits: Logits
+) -> Iterator[Answers]:
+    """Like :func:`answer_in_batches`, of what the featurizer has made of the queries."""
     order = sorted(range(len(features)), key=lambda i: features[i]["length"], reverse=True)
     for at in range(0, len(order), batch_size):
         positions = order[at : at + batch_size]

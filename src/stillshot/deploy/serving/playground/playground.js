@@ -112,8 +112,7 @@ async function fill(panel, path, body, student, signal) {
   try {
     const { content, headers } = await ask(path, body, signal);
     const tokens = Number(headers.get("x-compute-tokens"));
-    const longest = Number(headers.get("x-longest-sequence"));
-    const cut = path === "predict" && longest >= student.max_model_len ? ", to which the text was cut" : "";
+    const cut = headers.get("x-truncated") ? ", to which the text was cut" : "";
     state.replaceWith(
       bars(content[0], student.labels),
       element("p", {
