@@ -24,7 +24,7 @@ from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.students import ServedStudent
 from stillshot.deploy.serving.workers import Workers
 from stillshot.errors import PromptError
-from stillshot.student.saved import Query, Student
+from stillshot.student.saved import OnCut, Query, Student
 from stillshot.types import Example, Keep
 
 UNREADABLE = "unreadable"
@@ -68,7 +68,9 @@ class StubPredictor:
         self.computing, self.gave_up = 0, False
         self.when_asked: Callable[[], object] = lambda: None
 
-    def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
+    def predict_proba(
+        self, queries: Sequence[Query], batch_size: int = 32, on_cut: OnCut | None = None
+    ) -> NDArray[np.float64]:
         raise NotImplementedError
 
     def logits(self, inputs: dict[str, Any]) -> torch.Tensor:

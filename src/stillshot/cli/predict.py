@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stillshot.cli.answers import PREDICTION, PROBABILITIES, TABLE_SUFFIXES, answer_sink, check_output
+from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
 from stillshot.errors import DataError, ModelError
@@ -99,7 +100,7 @@ def predict(
     if cut:
         notes.append(_cut_note(cut, done, student.featurizer.max_tokens))
     for note in notes:
-        typer.echo(note, err=True)
+        echo(note, err=True)
 
 
 def _cut_note(places: Sequence[str], queries: int, max_tokens: int) -> str:
@@ -125,14 +126,14 @@ def _answered(
     import numpy as np
 
     from stillshot.data.files import examples_in
-    from stillshot.deploy.predictor import predict_and_report_cuts
 
     task, done = student.task.of_queries(), 0
     report("predict", "answering queries", 0, 0)
     while chunk := list(itertools.islice(rows, CHUNK_LINES)):
         objects = [(where, _object(where, row, task.fields)) for where, row in chunk]
         examples = examples_in(objects, task, task.sources.local, labels=False)
-        probabilities, shortened = predict_and_report_cuts(student, examples, batch_size)
+        shortened: list[int] = []
+        probabilities = student.predict_proba(examples, batch_size, shortened.extend)
         if (bad := np.flatnonzero(~np.isfinite(probabilities).all(-1))).size:
             raise ModelError(
                 f"The student answers {objects[bad[0]][0]} with numbers that are not finite; its weights may be "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stillshot.config import TaskDefinition
 from stillshot.student.features import Featurizer
-from stillshot.student.saved import Query, Student, answer_features, as_examples, gathered
+from stillshot.student.saved import OnCut, Query, Student
 from stillshot.student.sidecar import Sidecar
 from stillshot.types import Dtype
 
@@ -30,8 +30,13 @@ class Predictor(Protocol):
     featurizer: Featurizer
     side_by_side: bool
 
-    def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
-        """Probabilities over ``task.labels``, shape ``(queries, labels)``."""
+    def predict_proba(
+        self, queries: Sequence[Query], batch_size: int = 32, on_cut: OnCut | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities over ``task.labels``, shape ``(queries, labels)``.
+
+        ``on_cut`` gets the positions of queries whose texts were longer than the student reads.
+        """
         ...
 
     def logits(self, inputs: dict[str, Tensor], /) -> Tensor:
@@ -40,22 +45,6 @@ class Predictor(Protocol):
         Several threads may ask at once.
         """
         ...
-
-
-def predict_and_report_cuts(
-    predictor: Predictor, queries: Sequence[Query], batch_size: int
-) -> tuple[NDArray[np.float64], list[int]]:
-    """Probabilities as :meth:`Predictor.predict_proba`, and the positions of queries whose texts were cut.
-
-    Raises:
-        DataError: A query lacks a field of the task.
-        PromptError: A query has no room beside the pattern.
-    """
-    examples, featurizer = as_examples(queries, predictor.task), predictor.featurizer
-    features = featurizer.features(examples) if examples else []
-    batches = answer_features(features, featurizer, batch_size, predictor.logits)
-    cut = [position for position, feature in enumerate(features) if feature.get("cut", False)]
-    return gathered(batches, len(queries), len(predictor.task.labels)), cut
 
 
 def load_predictor(folder: str | Path, dtype: Dtype | None = None, threads: int | None = None) -> Predictor:
