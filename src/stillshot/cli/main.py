@@ -39,6 +39,12 @@ class Commands(TyperGroup):
         except StillshotError as error:
             echo_error(error)
             raise typer.Exit(error.exit_code) from None
+        except MemoryError:
+            echo_error(
+                "There is not enough memory for this. Give the command more, or a smaller file: a compressed one may "
+                "unpack to many times its size."
+            )
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             echo("\nInterrupted. Run the same command again to go on.", err=True)
             raise typer.Exit(INTERRUPTED) from None
