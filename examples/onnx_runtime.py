@@ -46,7 +46,7 @@ def read(text: str) -> Encoding:
         if excess <= 0:
             return encoded
         spans = tokenizer.encode(text, add_special_tokens=False).offsets
-        text = text[: spans[-1 - excess][1]]
+        text = text[: min(spans[-1 - excess][1], spans[-excess][0])]  # whole characters
 
 
 for text in texts:

@@ -38,7 +38,7 @@ def read(text: str) -> list[int]:
         if excess <= 0:
             return ids
         spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-        text = text[: spans[-1 - excess][1]]
+        text = text[: min(spans[-1 - excess][1], spans[-excess][0])]  # whole characters
 
 
 for text in texts:

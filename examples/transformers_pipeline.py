@@ -43,7 +43,7 @@ def read(text: str) -> str | dict[str, str]:
         if excess <= 0:
             return prompt
         spans = classify.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-        text = text[: spans[-1 - excess][1]]
+        text = text[: min(spans[-1 - excess][1], spans[-excess][0])]  # whole characters
 
 
 for scores in classify([read(text) for text in texts], **cut):

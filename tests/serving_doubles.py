@@ -24,24 +24,28 @@ from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.students import ServedStudent
 from stillshot.deploy.serving.workers import Workers
 from stillshot.errors import PromptError
-from stillshot.student.saved import Query, Student
-from stillshot.types import Example
+from stillshot.student.saved import OnCut, Query, Student
+from stillshot.types import Example, Keep
 
 UNREADABLE = "unreadable"
 
 
 class StubFeaturizer:
-    """Counts characters; cannot read the text :data:`UNREADABLE`."""
+    """Counts characters, and cuts at 64; cannot read the text :data:`UNREADABLE`."""
 
     max_tokens = 64
 
-    def features(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    def features(self, examples: Sequence[Example], keep: Keep = "start") -> list[dict[str, Any]]:
         texts = ["".join(example.fields.values()) for example in examples]
         if not texts:
             raise IndexError("tokenizers cannot read nothing")
         if UNREADABLE in texts:
             raise PromptError("There is nothing to read in it.")
-        return [{"length": min(len(text), self.max_tokens), "text": text} for text in texts]
+        return [self._feature(text, keep) for text in texts]
+
+    def _feature(self, text: str, keep: Keep) -> dict[str, Any]:
+        read = text[: self.max_tokens] if keep == "start" else text[-self.max_tokens :]
+        return {"length": len(read), "text": read, "cut": read != text}
 
     def pad(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {"texts": [feature["text"] for feature in features]}
@@ -64,7 +68,9 @@ class StubPredictor:
         self.computing, self.gave_up = 0, False
         self.when_asked: Callable[[], object] = lambda: None
 
-    def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
+    def predict_proba(
+        self, queries: Sequence[Query], batch_size: int = 32, on_cut: OnCut | None = None
+    ) -> NDArray[np.float64]:
         raise NotImplementedError
 
     def logits(self, inputs: dict[str, Any]) -> torch.Tensor:

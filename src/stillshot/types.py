@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # What weights are kept and products computed in; ``auto`` is bfloat16 where the device computes in it natively.
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+# Which part of a text that is too long is read.
+Keep = Literal["start", "end"]
 
 
 @dataclass(frozen=True)

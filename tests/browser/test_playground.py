@@ -128,12 +128,26 @@ def test_jsonl_comes_back_with_all_it_had(server: ServerProcess, open_page: Open
     file.write_text(
         '{"text": "a film", "id": 12345678901234567890}\n\n{"text": "b", "prediction": 0}\n', "utf-8"
     )
-    name, content = labelled(open_page(server.url), file)
+    page = open_page(server.url)
+    name, content = labelled(page, file)
     first, second = map(json.loads, content.splitlines())
     assert name == "queries-labelled.jsonl"
     assert first["id"] == 12345678901234567890
     assert set(first["probabilities"]) == {"negative", "positive"}
-    assert second["prediction"] in first["probabilities"]
+    assert (second["prediction"], "prediction" in first) == (0, False)  # a column of the file's own
+    assert second["prediction_2"] in first["probabilities"]
+    assert page.get_by_text("Your column “prediction” stays; the answers are in “prediction_2”.").is_visible()
+
+
+def test_texts_of_a_file_that_were_cut_are_counted(
+    server: ServerProcess, open_page: Open, tmp_path: Path
+) -> None:
+    file = tmp_path / "queries.jsonl"
+    rows = [{"text": "a film"}, {"text": "a film, warm and fine " * 2000}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    page = open_page(server.url)
+    labelled(page, file)
+    assert page.get_by_text("1 had texts that were cut to what the student reads.").is_visible()
 
 
 def test_pasted_text_with_semicolons(server: ServerProcess, open_page: Open) -> None:

@@ -614,3 +614,17 @@ def test_durations() -> None:
     assert [duration(s) for s in (0.0, 9.96, 59.4, 59.7, 3599.6, 7321)] == [
         "0.0 s", "10 s", "59 s", "1 m 00 s", "1 h 00 m", "2 h 02 m",
     ]  # fmt: skip
+
+
+def test_a_file_that_unpacks_to_more_than_the_memory_gets_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpack(_: bytes) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("gzip.decompress", unpack)
+    (tmp_path / "big.jsonl.gz").write_bytes(b"")
+    result = call("init", str(tmp_path / "big.jsonl.gz"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: There is not enough memory for this.")
+    assert "Traceback" not in result.output

@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from saved_students import save_student
 from serving_doubles import UNREADABLE, StubPredictor, chance, label_and_train, save_tiny, served
 
-from stillshot.deploy.serving.batching import Answer, Batcher
+from stillshot.deploy.serving.batching import Answer, Batcher, _Piece
 from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.refusals import Refusal
 from stillshot.deploy.serving.server import address_of, bind, run_server
@@ -120,7 +120,7 @@ def test_students_compute_in_the_dtype_that_is_asked_for(
 
 @in_loop
 async def test_predict_answers_as_the_student_does_in_the_form_of_tei(tiny: Path) -> None:
-    texts = ["a stirring film", "no movement, no yuks", ""]
+    texts = ["a stirring film", "no movement, no yuks", "."]
     expected = [prediction.probabilities for prediction in Student.load(tiny).predict(texts)]
     (student,) = load_students([tiny], with_teachers=False)
     async with served(tiny=student) as client:
@@ -635,8 +635,11 @@ def test_texts_of_unlike_length_do_not_share_a_pass() -> None:
     stub = StubPredictor()
     batcher = batcher_of(stub, Limits(batch_tokens=80))
     texts = ["x" * length for length in (60, 2, 2, 40, 2, 39, 2)]
-    (outcomes,) = filter(None, batcher._answers([[Example({"text": text}) for text in texts]]))
-    ((probabilities, tokens, longest),) = outcomes.values()
+    loop = asyncio.new_event_loop()
+    piece = _Piece([Example({"text": text}) for text in texts], loop.create_future())
+    (outcomes,) = filter(None, batcher._answers([piece]))
+    loop.close()
+    ((probabilities, tokens, longest, _),) = outcomes.values()
     assert stub.batches == [1, 2, 4]
     assert (tokens, longest) == (sum(map(len, texts)), 60)
     assert probabilities[:, 0].tolist() == chances(texts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stillshot.cli.console import echo
 from stillshot.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -53,4 +54,4 @@ def run_folder(recipe: Recipe, output: Path | None) -> Path:
 
 def echo_json(content: Any) -> None:
     """Print one JSON object on stdout."""
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))

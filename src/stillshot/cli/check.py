@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import typer
-
 from stillshot.cli.arguments import AsJson, Overrides, RecipePath, echo_json, read_recipe
+from stillshot.cli.console import echo
 from stillshot.errors import StillshotError
 
 
@@ -37,7 +36,7 @@ def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fal
     width = max(len(finding.what) for finding in findings if not finding.warning)
     for finding in findings:
         if not finding.warning:
-            typer.echo(f"{finding.what:<{width}}  {finding.detail}")
+            echo(f"{finding.what:<{width}}  {finding.detail}")
     for finding in findings:
         if finding.warning:
-            typer.echo(f"warning: {finding.what}: {finding.detail}", err=True)
+            echo(f"warning: {finding.what}: {finding.detail}", err=True)

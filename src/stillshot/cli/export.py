@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from stillshot.cli.arguments import AsJson, echo_json
+from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
 from stillshot.errors import ModelError, WorkError, did_you_mean
@@ -112,7 +113,7 @@ def export(
             report("export", f"uploading to {repo}", 0, 0)
             pushed = push(next(made.folder for made in done if made.kind == "hub"), repo)
     for kind, why in left_out.items():
-        typer.echo(f"No {kind}: {why}", err=True)
+        echo(f"No {kind}: {why}", err=True)
     _show(student, done, left_out, pushed, as_json=as_json)
     if refused:
         kept = [f"Nothing was uploaded to {repo}."] if repo is not None else []
@@ -159,13 +160,13 @@ def _show(
 
     for made in done:
         found = made.agreement
-        typer.echo(
+        echo(
             f"{made.folder}  {names.size(made.size_bytes)}, the student's answer to "
             f"{names.percent(found.share)} % of {names.plural(found.queries, 'held-out query')}, "
             f"probabilities within {found.largest_difference:.4f}"
         )
     if pushed:
-        typer.echo(pushed)
+        echo(pushed)
 
 
 def _refusal(made: Export) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stillshot.cli.console import echo
 from stillshot.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -231,15 +232,15 @@ def _tell(
     table: Table, files: Files, output: Path, learned: Sequence[Example], tested: Sequence[Example]
 ) -> None:
     task = table.task
-    typer.echo(
+    echo(
         f"Texts from {', '.join(table.text_columns)}; labels from {table.label_column}: {', '.join(task.labels)}."
     )
     if files.split_from is not None:
-        typer.echo(f"{files.test}: {len(tested):,} of the examples, held out for the test.")
-        typer.echo(f"{files.labelled}: the other {len(learned):,}.")
-    typer.echo(f"{output}: the recipe. Next: stillshot check {output}")
+        echo(f"{files.test}: {len(tested):,} of the examples, held out for the test.")
+        echo(f"{files.labelled}: the other {len(learned):,}.")
+    echo(f"{output}: the recipe. Next: stillshot check {output}")
     if all(re.fullmatch(r"-?\d+", label) for label in task.labels):
-        typer.echo(
+        echo(
             f"The labels are numbers, which tell a model nothing. Name them: --label-name {task.labels[0]}=NAME ..., "
             "or change label_words in the recipe.",
             err=True,
@@ -253,4 +254,4 @@ def _warn(table: Table, test: Path | None, tested: Sequence[Example]) -> None:
     if test:
         doubts += doubts_about(tested, test)
     for doubt in [*doubts, *few_to_test_on(len({example.key for example in tested}))]:
-        typer.echo(f"warning: {doubt}", err=True)
+        echo(f"warning: {doubt}", err=True)

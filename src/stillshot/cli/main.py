@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from stillshot.cli.check import check
+from stillshot.cli.console import echo, echo_error
 from stillshot.cli.export import export
 from stillshot.cli.init import init
 from stillshot.cli.plan import plan
@@ -36,10 +37,16 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except StillshotError as error:
-            typer.echo(f"error: {error}", err=True)
+            echo_error(error)
             raise typer.Exit(error.exit_code) from None
+        except MemoryError:
+            echo_error(
+                "There is not enough memory for this. Give the command more, or a smaller file: a compressed one may "
+                "unpack to many times its size."
+            )
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            typer.echo("\nInterrupted. Run the same command again to go on.", err=True)
+            echo("\nInterrupted. Run the same command again to go on.", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # whoever read the results has seen enough, e.g. head
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,7 +70,7 @@ def _show_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(f"stillshot {version('stillshot')}")
+        echo(f"stillshot {version('stillshot')}")
         raise typer.Exit
 
 

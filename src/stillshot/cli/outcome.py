@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TextIO
 
+from stillshot.escaping import visible
+
 if TYPE_CHECKING:
     from stillshot.evaluate.records import Cell, Interval, Results, SummaryLine
 
@@ -18,7 +20,7 @@ def show_results(results: Results, stream: TextIO) -> None:
     if not stream.isatty():
         from stillshot.report.tables import markdown_table
 
-        stream.write(markdown_table(results) + "\n")
+        stream.write(visible(markdown_table(results)) + "\n")
         return
     from rich.console import Console
 
@@ -77,7 +79,7 @@ def _method(line: SummaryLine) -> Any:
     from stillshot.report import names
 
     if line.method != "in_context":
-        return Text(names.row_name(line))
+        return Text(visible(names.row_name(line), keep=""))
     calibration = names.CALIBRATIONS.get(line.calibration or "", "").split(" ")[0]
     return Text(", ".join(filter(None, ("In-context", f"{line.num_contexts}x{line.num_shots}", calibration))))
 
@@ -93,7 +95,7 @@ def _model(line: SummaryLine) -> Any:
         told.append(names.HEADS.get(line.head, line.head).removesuffix(" head"))
     if line.tuning not in (None, "full"):
         told.append(names.TUNINGS.get(line.tuning, line.tuning))
-    return Text(", ".join(told))
+    return Text(visible(", ".join(told), keep=""))
 
 
 # The best student --------------------------------------------------------------------------------

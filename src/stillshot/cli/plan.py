@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from stillshot.cli.arguments import AsJson, Overrides, RecipePath, echo_json, read_recipe
+from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
+from stillshot.escaping import visible
 
 if TYPE_CHECKING:
     from stillshot.methods.plan import PlannedCell
@@ -40,15 +40,16 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
 
     width = None if sys.stdout.isatty() else 120
     Console(file=sys.stdout, width=width).print(_table(found))
-    typer.echo(_totals(found))
+    echo(_totals(found))
     if asked.teacher.select:
-        typer.echo("Choosing how the teacher is asked (teacher.select) comes on top.")
+        echo("Choosing how the teacher is asked (teacher.select) comes on top.")
 
 
 def _table(found: Sequence[PlannedCell]) -> Any:
     """A ``rich`` table for 80 to 100 columns; numbers are never broken."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from stillshot.report import names
 
@@ -69,7 +70,7 @@ def _table(found: Sequence[PlannedCell]) -> Any:
         table.add_row(
             _work(cell),
             str(cell.labelled),
-            ", ".join(model),
+            Text(visible(", ".join(model), keep="")),
             names.parameters(cell.parameters) + (f"\n({trained})" if cell.trainable_parameters else ""),
             names.size(cell.model_bytes)
             + (f"\n({names.size(cell.saved_bytes)})" if cell.saved_bytes else ""),

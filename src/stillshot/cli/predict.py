@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stillshot.cli.answers import PREDICTION, PROBABILITIES, TABLE_SUFFIXES, answer_sink, check_output
+from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
 from stillshot.errors import DataError, ModelError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 CHUNK_LINES = 256
 QUIET_SECONDS = 2.0
 FEW_QUERIES = 50  # of which a bias is hardly seen
+MOST_PLACES = 3  # of texts that were cut, named in the note
+TRUNCATED = "truncated"  # a key of the answers to texts that were cut, in JSONL
 
 # A row and where it was read; what is not an object was a text alone.
 Row = tuple[str, Any]
@@ -82,9 +85,10 @@ def predict(
 
         quiet_libraries()
         student = load_predictor(folder)
-        done, notes = 0, []
+        done, notes, cut = 0, [], list[str]()
+        flag = output is None or output.suffix.lower() not in TABLE_SUFFIXES
         with answer_sink(output) as sink:
-            answered = _answered(student, rows, batch_size, report)
+            answered = _answered(student, rows, batch_size, report, cut, flag)
             for objects, probabilities in _calibrated(answered, notes) if calibrate else answered:
                 sink.write(_lines(student.task.labels, objects, probabilities))
                 done += len(objects)
@@ -93,14 +97,32 @@ def predict(
         notes = [f"note: {name} holds no queries, so nothing was answered."]
     elif calibrate and done < FEW_QUERIES:
         notes.append("note: so few do not tell a bias from chance; calibrate many together.")
+    if cut:
+        notes.append(_cut_note(cut, done, student.featurizer.max_tokens))
     for note in notes:
-        typer.echo(note, err=True)
+        echo(note, err=True)
+
+
+def _cut_note(places: Sequence[str], queries: int, max_tokens: int) -> str:
+    named = ", ".join(places[:MOST_PLACES]) + (", ..." if len(places) > MOST_PLACES else "")
+    return (
+        f"note: {len(places):,} of {queries:,} queries were cut to their first part, since the student reads "
+        f"{max_tokens:,} tokens: {named}."
+    )
 
 
 def _answered(
-    student: Predictor, rows: Iterator[Row], batch_size: int, report: Callable[[str, str, int, int], None]
+    student: Predictor,
+    rows: Iterator[Row],
+    batch_size: int,
+    report: Callable[[str, str, int, int], None],
+    cut: list[str],
+    flag: bool,
 ) -> Iterator[Answered]:
-    """The rows with their probabilities, some at a time."""
+    """The rows with their probabilities, some at a time.
+
+    The places of rows whose texts were cut are added to ``cut``; with ``flag``, these rows get the key ``truncated``.
+    """
     import numpy as np
 
     from stillshot.data.files import examples_in
@@ -110,12 +132,18 @@ def _answered(
     while chunk := list(itertools.islice(rows, CHUNK_LINES)):
         objects = [(where, _object(where, row, task.fields)) for where, row in chunk]
         examples = examples_in(objects, task, task.sources.local, labels=False)
-        probabilities = student.predict_proba(examples, batch_size)
+        shortened: list[int] = []
+        probabilities = student.predict_proba(examples, batch_size, shortened.extend)
         if (bad := np.flatnonzero(~np.isfinite(probabilities).all(-1))).size:
             raise ModelError(
                 f"The student answers {objects[bad[0]][0]} with numbers that are not finite; its weights may be "
                 "damaged. Copy the folder here again, or train the student again."
             )
+        cut += [objects[position][0] for position in shortened]
+        for position in shortened if flag else ():
+            where, row = objects[position]
+            if TRUNCATED not in row:  # a column of the user's own stays as it is
+                objects[position] = where, {**row, TRUNCATED: True}
         yield [row for _, row in objects], probabilities
         done += len(chunk)
         report("predict", "answering queries", done, 0)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
+from stillshot.escaping import visible
+
 Report = Callable[[str, str, int, int], None]  # (name of the work, what, done, total; 0 is unknown)
 
 LINE_SECONDS = 10.0
@@ -63,8 +65,11 @@ class Pieces:
         """Take a report of the pipeline."""
         if what.startswith(FAILED):
             self._begin(None)
-            self.display.line(f"{name}: failed")  # its reason is told at the end, with all others
+            self.display.line(
+                f"{visible(name, keep='')}: failed"
+            )  # its reason is told at the end, with all others
             return
+        name, what = visible(name, keep=""), visible(what, keep="")
         if self._piece != (name, what):
             self.end_piece()
             self._begin((name, what))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stillshot.cli.arguments import RunPath, read_recipe, run_folder
+from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
 from stillshot.errors import DataError, ModelError, RecipeError, RunFolderError
 
@@ -57,8 +58,8 @@ def report(
         if kept or not _has_predictions(run):
             page = write_report(folder, paper=paper)
     if kept:
-        typer.echo(f"{run.results} was kept as it is. {kept}", err=True)
-    typer.echo(page)
+        echo(f"{run.results} was kept as it is. {kept}", err=True)
+    echo(page)
 
 
 def _unusable(run: RunFolder) -> str | None:

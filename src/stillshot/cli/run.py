@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import typer
 
 from stillshot.cli.arguments import AsJson, Overrides, RecipePath, RunPath, echo_json, read_recipe, run_folder
+from stillshot.cli.console import echo
 from stillshot.cli.outcome import best_student, better_finetuned, show_results
 from stillshot.cli.progress import progress
 
@@ -50,19 +51,19 @@ def run(
         )
     else:
         show_results(results, sys.stdout)
-        typer.echo(f"Report: {page}")
+        echo(f"Report: {page}")
         if student:
             if better := better_finetuned(results, folder, student):
-                typer.echo(f"Note: {better}")
+                echo(f"Note: {better}")
             query = shlex.quote(json.dumps(dict.fromkeys(load_task(asked.task).fields, "...")))
-            typer.echo(f"Use it: echo {query} | stillshot predict {shlex.quote(str(student))}")
+            echo(f"Use it: echo {query} | stillshot predict {shlex.quote(str(student))}")
     end_with_failures(failed, len(results.cells))
 
 
 def end_with_failures(failed: Mapping[str, str], cells: int) -> None:
     """Say which cells failed and why, and end with exit code 1; do nothing where none did."""
     if failed:
-        typer.echo(f"error: {len(failed)} of {cells} cells failed:", err=True)
+        echo(f"error: {len(failed)} of {cells} cells failed:", err=True)
         for name, reason in failed.items():
-            typer.echo(f"  {name}: {reason}", err=True)
+            echo(f"  {name}: {reason}", err=True)
         raise typer.Exit(1)

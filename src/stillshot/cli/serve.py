@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
 from stillshot.deploy.serving.limits import Limits
@@ -113,10 +114,10 @@ def serve(
         app,
         limits,
         bound,
-        lambda: typer.echo(f"Serving {names} at {address_of(bound)} (Ctrl-C ends it).", err=True),
+        lambda: echo(f"Serving {names} at {address_of(bound)} (Ctrl-C ends it).", err=True),
     )
     metrics = app.state.service.metrics
-    typer.echo(f"Stopped: {metrics.accepted:,} requests accepted, {metrics.answered:,} answered.", err=True)
+    echo(f"Stopped: {metrics.accepted:,} requests accepted, {metrics.answered:,} answered.", err=True)
 
 
 def _check_token(token: str | None, host: str) -> None:
@@ -125,7 +126,7 @@ def _check_token(token: str | None, host: str) -> None:
             "The token is empty, has spaces or is not ASCII. Give one word to --token or STILLSHOT_TOKEN, or leave both out."
         )
     if token is None and host not in LOOPBACK:
-        typer.echo(f"note: without --token, whoever reaches {host} can ask these students.", err=True)
+        echo(f"note: without --token, whoever reaches {host} can ask these students.", err=True)
 
 
 def _check_installed() -> None:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from stillshot.cli.arguments import Overrides, RecipePath, RunPath, read_recipe, run_folder
+from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
 from stillshot.cli.run import end_with_failures
 
@@ -78,7 +77,7 @@ def _show(results: Iterable[Path]) -> None:
     """Print those results that are there: a stage that failed in part has made the others."""
     for path in results:
         if path.exists():
-            typer.echo(path)
+            echo(path)
 
 
 def _cells(story: Run) -> list[CellSpec]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
+from stillshot.cli.console import echo
 from stillshot.errors import ModelError, RunFolderError
 
 MOST_LISTED = 12
@@ -33,7 +32,7 @@ def find_student(path: Path) -> Path:
         except RunFolderError as error:
             found = f"holds {len(distilled)} distilled students, and which is best is not known. {error}"
         else:
-            typer.echo(f"Using {chosen}, {why}.", err=True)
+            echo(f"Using {chosen}, {why}.", err=True)
             return chosen
     near = own or _near(path)
     if not near:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from stillshot.config import ExportKind
 from stillshot.deploy.agreement import Agreement
 from stillshot.deploy.gguf_student import completion_request
 from stillshot.deploy.held_out import HeldOut
+from stillshot.escaping import code_literal, markdown_code, markdown_text, visible
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell
 from stillshot.methods.cells import find_setting
@@ -68,6 +69,8 @@ class Provenance:
 class Describer:
     """Writes the cards of a student's exports; they hold none of the texts that it or its teacher has seen.
 
+    Names in them are the user's: in Markdown they are escaped, in code they are literals.
+
     Attributes:
         name: What the student is called.
         repo: The Hub repository that a folder for the Hub goes to, if it goes to one.
@@ -94,16 +97,21 @@ class Describer:
         card = ModelCard.from_template(
             _metadata(name, kind, self.student, cell or None),
             template_path=str(_TEMPLATE),
-            name=name,
-            folder=place,
+            title=markdown_text(name),
+            folder=code_literal(place),
+            onnx_file=code_literal(f"{place}/model.onnx"),
+            stillshot_command=visible(
+                f"stillshot predict {shlex.quote(f'path/to/{name}')} queries.jsonl -o answers.jsonl", keep=""
+            ),
+            llama_command=markdown_code(f"llama-server -m {shlex.quote(f'{place}/model.gguf')}"),
             kind=kind,
             kind_in_words=_KINDS[kind],
-            file=exported and exported.file,
-            files_beside=names.listed(f"`{name}`" for name in exported.files_beside) if exported else "",
+            file=exported and markdown_code(exported.file),
+            files_beside=names.listed(map(markdown_code, exported.files_beside)) if exported else "",
             agreement=agreement,
             beside=[(f"`{other}/`", _KINDS[other], names.percent(found.share)) for other, found in beside],
-            origin=self.held_out.origin,
-            template=sidecar.template and json.dumps(sidecar.template, ensure_ascii=False, indent=1),
+            origin=markdown_text(self.held_out.origin),
+            template=sidecar.template and code_literal(sidecar.template, indent=1),
             **_traits(self.student),
             **_completion(self.student, exported, sidecar.template),
             **_inputs(self.student, sidecar.template),
@@ -117,7 +125,7 @@ def _metadata(name: str, kind: ExportKind, student: Student, cell: Cell | None) 
         library_name="transformers" if kind in ("merged", "hub") else kind.removesuffix("-int8"),
         pipeline_tag="text-classification",
         tags=["stillshot", *(["context-distillation"] if cell and cell.teacher else [])],
-        model_name=name,
+        model_name=visible(name, keep=""),
         eval_results=_eval_results(cell) if cell else None,
         base_model=hub_name(student.section.model),
     )
@@ -125,12 +133,13 @@ def _metadata(name: str, kind: ExportKind, student: Student, cell: Cell | None) 
 
 def _traits(student: Student) -> dict[str, Any]:
     return {
-        "task": student.task,
-        "student_model": names.model_name(student.section.model),
+        "task_name": markdown_code(student.task.name),
+        "task_description": markdown_text(student.task.description).rstrip("."),
+        "student_model": markdown_text(names.model_name(student.section.model)),
         "student_head": student.head,
         "head": names.HEADS[student.head],
-        "labels": names.listed(f"`{label}`" for label in student.task.labels),
-        "fields": names.listed(f"`{field}`" for field in student.task.fields),
+        "labels": names.listed(map(markdown_code, student.task.labels)),
+        "fields": names.listed(map(markdown_code, student.task.fields)),
         "max_tokens": student.featurizer.max_tokens,
         "parameters": names.parameters(count_parameters(student.model)[0]),
     }
@@ -144,16 +153,16 @@ def _inputs(student: Student, template: Any) -> dict[str, str]:
     """
     shown = [f"the {field}" for field in student.task.fields]
     if template is not None:
-        query = json.dumps(dict(zip(student.task.fields, shown, strict=True)), ensure_ascii=False)
+        query = code_literal(dict(zip(student.task.fields, shown, strict=True)))
         named = "|".join(map(re.escape, student.task.fields))
         return {
             "pipeline_input": f"prompt({query})",
             "text_arguments": f"prompt({query})",
             "cut": "",
-            "placeholder": f"{{({named})}}",
+            "placeholder": visible(repr(f"{{({named})}}")),
         }
     cut = f", truncation=True, max_length={student.featurizer.max_tokens}"
-    first, *rest = (json.dumps(text) for text in (shown[0], *([" ".join(shown[1:])] if shown[1:] else [])))
+    first, *rest = (code_literal(text) for text in (shown[0], *([" ".join(shown[1:])] if shown[1:] else [])))
     if not rest:
         return {"pipeline_input": first, "text_arguments": first, "cut": cut}
     return {
@@ -169,8 +178,8 @@ def _completion(student: Student, exported: Exported | None, template: Any) -> d
         return {}
     tokens = zip(student.task.labels, exported.label_tokens, strict=True)
     return {
-        "tokens": names.listed(f"`{label}` (token {token})" for label, token in tokens),
-        "request": json.dumps(completion_request(template, exported.label_tokens), ensure_ascii=False),
+        "tokens": names.listed(f"{markdown_code(label)} (token {token})" for label, token in tokens),
+        "request": code_literal(completion_request(template, exported.label_tokens)),
     }
 
 
@@ -185,14 +194,14 @@ def _facts(provenance: Provenance) -> dict[str, Any]:
     asked = [
         names.SCORINGS.get(cell.scoring or "", ""),
         names.CALIBRATIONS.get(cell.calibration or "", ""),
-        f"pattern `{cell.pattern}`" if cell.pattern else "",
-        f"channel `{cell.channel}`" if cell.channel else "",
+        f"pattern {markdown_code(cell.pattern)}" if cell.pattern else "",
+        f"channel {markdown_code(cell.channel)}" if cell.channel else "",
     ]
     queries = f" and {cell.unlabelled:,} queries that the teacher labelled" if cell.unlabelled else ""
     return {
         "cell": cell,
-        "teacher_model": names.model_name(cell.teacher) if cell.teacher else "",
-        "method": names.row_name(cell),
+        "teacher_model": markdown_text(names.model_name(cell.teacher)) if cell.teacher else "",
+        "method": markdown_text(names.row_name(cell)),
         "asked": ", ".join(filter(None, asked)),
         "contexts": provenance.contexts,
         "context": contexts + (digest if provenance.contexts else ""),
@@ -205,7 +214,7 @@ def _facts(provenance: Provenance) -> dict[str, Any]:
 def _row(cell: Cell, split: str) -> list[str]:
     found = cell.splits[split]
     row = [
-        split,
+        markdown_text(split),
         "in" if split in cell.in_domain else "out of",
         f"{found.n:,}",
         f"{names.percent(found.accuracy)} [{names.interval(found.ci95)}]",
@@ -222,8 +231,8 @@ def _eval_results(cell: Cell) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="text-classification",
-            dataset_type=split,
-            dataset_name=f"{split} ({'in' if split in cell.in_domain else 'out of'} domain)",
+            dataset_type=(shown := visible(split, keep="")),
+            dataset_name=f"{shown} ({'in' if split in cell.in_domain else 'out of'} domain)",
             metric_type=metric,
             metric_name=name,
             metric_value=round(value, 4),

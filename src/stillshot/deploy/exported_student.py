@@ -15,7 +15,7 @@ from stillshot.models.resolve import resolve_model
 from stillshot.models.trust import inside
 from stillshot.student.features import Featurizer
 from stillshot.student.integrity import check_weights
-from stillshot.student.saved import Logits, Query, answer_in_batches, build_featurizer, gathered
+from stillshot.student.saved import Logits, OnCut, Query, answer_in_batches, build_featurizer, gathered
 from stillshot.student.sidecar import SIDECAR, Exported, Sidecar
 
 
@@ -31,14 +31,16 @@ class ExportedStudent:
     def __init__(self, logits: Logits, task: TaskDefinition, featurizer: Featurizer) -> None:
         self.logits, self.task, self.featurizer = logits, task, featurizer
 
-    def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
-        """Probabilities over ``task.labels``, shape ``(queries, labels)``.
+    def predict_proba(
+        self, queries: Sequence[Query], batch_size: int = 32, on_cut: OnCut | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities over ``task.labels``, shape ``(queries, labels)``; see :meth:`Predictor.predict_proba`.
 
         Raises:
             DataError: A query lacks a field of the task.
             PromptError: A query has no room beside the pattern.
         """
-        batches = answer_in_batches(queries, self.task, self.featurizer, batch_size, self.logits)
+        batches = answer_in_batches(queries, self.task, self.featurizer, batch_size, self.logits, on_cut)
         return gathered(batches, len(queries), len(self.task.labels))
 
 

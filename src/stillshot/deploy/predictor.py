@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stillshot.config import TaskDefinition
 from stillshot.student.features import Featurizer
-from stillshot.student.saved import Query, Student
+from stillshot.student.saved import OnCut, Query, Student
 from stillshot.student.sidecar import Sidecar
 from stillshot.types import Dtype
 
@@ -30,8 +30,13 @@ class Predictor(Protocol):
     featurizer: Featurizer
     side_by_side: bool
 
-    def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
-        """Probabilities over ``task.labels``, shape ``(queries, labels)``."""
+    def predict_proba(
+        self, queries: Sequence[Query], batch_size: int = 32, on_cut: OnCut | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities over ``task.labels``, shape ``(queries, labels)``.
+
+        ``on_cut`` gets the positions of queries whose texts were longer than the student reads.
+        """
         ...
 
     def logits(self, inputs: dict[str, Tensor], /) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from stillshot.errors import PromptError
+from stillshot.prompt.long_texts import readable_example
 from stillshot.prompt.writer import Kind, PromptWriter, ScoredPrompt
 from stillshot.types import Context, Example
 
@@ -14,14 +15,18 @@ def fitted_prompts(
 ) -> list[ScoredPrompt]:
     """Prompts of all queries, none longer than the window. Nothing is cut.
 
+    Of a text that alone is longer than the window, only so much is tokenized as shows that.
+
     Raises:
         PromptError: A prompt is too long; the message says by how many tokens.
     """
-    prompts = writer.prompts(kind, context, queries)
     limit = _limit(writer, window)
+    tokenized = _readable(writer, queries, limit)
+    prompts = writer.prompts(kind, context, tokenized)
     longest = max(range(len(prompts)), key=lambda i: _length(prompts[i]), default=None)
     if longest is not None and _length(prompts[longest]) > limit:
-        raise PromptError(_too_long(prompts[longest], queries[longest], context, limit))
+        query = queries[longest]
+        raise PromptError(_too_long(prompts[longest], query, context, limit, tokenized[longest] is query))
     return prompts
 
 
@@ -41,6 +46,7 @@ def fitted_contexts(
     if not writer.prompt.drop_to_fit:
         return tuple(contexts)
     limit = _limit(writer, window)
+    queries = _readable(writer, queries, limit)
     kinds = tuple(kinds)
     while any(context.demonstrations for context in contexts):
         prompts = (
@@ -52,6 +58,11 @@ def fitted_contexts(
     return tuple(contexts)
 
 
+def _readable(writer: PromptWriter, queries: Sequence[Example], limit: int) -> list[Example]:
+    """The queries, with no more of any text than shows that its prompt is over the limit."""
+    return [readable_example(writer.encoder.tokenizer, query, limit) for query in queries]
+
+
 def _limit(writer: PromptWriter, window: int) -> int:
     return min(window, writer.prompt.max_tokens or window)
 
@@ -60,11 +71,11 @@ def _length(prompt: ScoredPrompt) -> int:
     return max(len(sequence.ids) for sequence in prompt.sequences)
 
 
-def _too_long(prompt: ScoredPrompt, query: Example, context: Context, limit: int) -> str:
-    length = _length(prompt)
+def _too_long(prompt: ScoredPrompt, query: Example, context: Context, limit: int, whole: bool) -> str:
+    length, least = _length(prompt), "" if whole else "at least "
     return (
-        f"The prompt of {query.origin or 'a query'} has {length:,} tokens, {length - limit:,} more than the "
-        f"window of {limit:,} ({len(context)} demonstrations and a query of about "
+        f"The prompt of {query.origin or 'a query'} has {least}{length:,} tokens, {length - limit:,} more than the "
+        f"window of {limit:,} ({len(context)} demonstrations and a query of {least or 'about '}"
         f"{prompt.query_tokens // len(prompt.sequences):,}). Use fewer shots (budgets.num_shots), shorten the "
         "queries (data.max_words), or set prompt.drop_to_fit to drop demonstrations."
     )

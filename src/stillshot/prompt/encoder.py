@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from stillshot.errors import PromptError
+from stillshot.types import Keep
 
 
 class PromptEncoder:
@@ -63,14 +64,22 @@ class PromptEncoder:
             starts.append(next(past, len(offsets)) + shift)
         return [[*self.start, *row] for row in tokenized["input_ids"]], starts
 
-    def without_last(self, text: str, tokens: int) -> str:
+    def shortened(self, text: str, tokens: int, keep: Keep = "start") -> str:
         """The text without its last ``tokens`` tokens, or without its last half if that is less.
 
-        Of an odd number of tokens, the larger half goes: one token leaves an empty text.
+        With ``keep="end"``, without its first. Of an odd number of tokens, the larger half goes: one token leaves an
+        empty text. A character of which a token goes (byte-level tokenizers split rare ones) goes whole, so the text always
+        becomes shorter.
         """
         offsets = self._tokenize([text], chat=False, offsets=True)["offset_mapping"][0]
-        keep = max(len(offsets) - tokens, len(offsets) // 2)
-        return text[: offsets[keep - 1][1]] if keep else ""
+        kept = max(len(offsets) - tokens, len(offsets) // 2)
+        if not kept:
+            return ""
+        if kept == len(offsets):
+            return text
+        if keep == "start":
+            return text[: min(offsets[kept - 1][1], offsets[kept][0])]
+        return text[max(offsets[-kept][0], offsets[-kept - 1][1]) :]
 
     @cached_property
     def _special_tokens(self) -> list[str]:

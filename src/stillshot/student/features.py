@@ -12,11 +12,13 @@ from torch import Tensor
 from stillshot.config import TaskDefinition
 from stillshot.errors import PromptError
 from stillshot.prompt.encoder import PromptEncoder
+from stillshot.prompt.long_texts import MOST_CHARACTERS_A_TOKEN, readable_example
 from stillshot.prompt.writer import PromptWriter
-from stillshot.types import Context, Example
+from stillshot.types import Context, Example, Keep
 
 logger = logging.getLogger(__name__)
 Feature = dict[str, Any]
+_ENCODER_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 class Featurizer(Protocol):
@@ -24,11 +26,11 @@ class Featurizer(Protocol):
 
     max_tokens: int
 
-    def features(self, examples: Sequence[Example]) -> list[Feature]:
-        """Unpadded inputs, one an example; each has ``length``, its tokens.
+    def features(self, examples: Sequence[Example], keep: Keep = "start") -> list[Feature]:
+        """Unpadded inputs, one an example; each has ``length``, its tokens, and ``cut`` where a text of it was cut.
 
         One of several sequences has their number as ``sequences``, the longest one's tokens as ``length``, and the tokens of
-        them all as ``tokens``.
+        them all as ``tokens``. ``keep`` says which part of a text that is cut is read.
         """
         ...
 
@@ -38,7 +40,10 @@ class Featurizer(Protocol):
 
 
 class EncoderFeaturizer:
-    """An encoder reads the task's fields as they are: a text, or a pair of texts."""
+    """An encoder reads the task's fields as they are: a text, or a pair of texts.
+
+    Of a pair over ``max_tokens``, the longer text is cut first, as ``longest_first`` of transformers does.
+    """
 
     def __init__(self, task: TaskDefinition, tokenizer: Any, max_tokens: int) -> None:
         if (
@@ -48,26 +53,42 @@ class EncoderFeaturizer:
         self.task, self.tokenizer = task, tokenizer
         self.max_tokens = min(max_tokens, tokenizer.model_max_length)
 
-    def features(self, examples: Sequence[Example]) -> list[Feature]:
+    def features(self, examples: Sequence[Example], keep: Keep = "start") -> list[Feature]:
         """See :class:`Featurizer`."""
         first, *rest = self.task.fields
-        texts = [example.fields[first] for example in examples]
-        others = [" ".join(example.fields[name] for name in rest) for example in examples] if rest else None
-        tokenized = self.tokenizer(
-            texts,
-            others,
-            truncation=True,
-            max_length=self.max_tokens,
-            split_special_tokens=True,
-            verbose=False,
-        )
-        names = [name for name in ("input_ids", "token_type_ids", "attention_mask") if name in tokenized]
-        rows = [{name: tokenized[name][i] for name in names} for i in range(len(examples))]
-        return [{**row, "length": len(row["input_ids"])} for row in rows]
+        # Of a pair, the tokenizer keeps every combination of what it cuts off, which soon is more than all else.
+        least = self.max_tokens if rest else None
+        parts = _readable(examples, self.tokenizer, self.max_tokens, keep, least)
+        texts = [part.fields[first] for part in parts]
+        others = [" ".join(part.fields[name] for name in rest) for part in parts] if rest else None
+        side = self.tokenizer.truncation_side
+        try:
+            self.tokenizer.truncation_side = "right" if keep == "start" else "left"
+            tokenized = self.tokenizer(
+                texts,
+                others,
+                truncation=True,
+                max_length=self.max_tokens,
+                split_special_tokens=True,
+                verbose=False,
+            )
+        finally:
+            self.tokenizer.truncation_side = side
+        names = [name for name in _ENCODER_INPUTS if name in tokenized]
+        rows: list[Feature] = []
+        for i, (example, part) in enumerate(zip(examples, parts, strict=True)):
+            row: Feature = {name: tokenized[name][i] for name in names}
+            row["length"] = len(row["input_ids"])
+            full = row["length"] >= self.max_tokens
+            if part is not example or (full and tokenized.encodings[i].overflowing):
+                row["cut"] = True
+            rows.append(row)
+        _log_cut(rows, self.max_tokens)
+        return rows
 
     def pad(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         """See :class:`Featurizer`."""
-        kept = [{name: value for name, value in row.items() if name != "length"} for row in features]
+        kept = [{name: row[name] for name in _ENCODER_INPUTS if name in row} for row in features]
         return dict(self.tokenizer.pad(kept, return_tensors="pt"))
 
 
@@ -77,7 +98,7 @@ class DecoderFeaturizer:
     def __init__(self, writer: PromptWriter, pad_token_id: int, max_tokens: int) -> None:
         self.writer, self.pad_token_id, self.max_tokens = writer, pad_token_id, max_tokens
 
-    def features(self, examples: Sequence[Example]) -> list[Feature]:
+    def features(self, examples: Sequence[Example], keep: Keep = "start") -> list[Feature]:
         """See :class:`Featurizer`.
 
         Raises:
@@ -85,17 +106,18 @@ class DecoderFeaturizer:
         """
         encoder, chat = self.writer.encoder, self.writer.prompt.chat
 
-        def encode(part: Sequence[Example]) -> list[list[int]]:
-            return encoder.encode_all([self.writer.query_text(example) for example in part], chat=chat)
+        def encode(part: Sequence[Example]) -> list[Feature]:
+            texts = [self.writer.query_text(example) for example in part]
+            return [{"input_ids": row, "length": len(row)} for row in encoder.encode_all(texts, chat=chat)]
 
-        rows = _fitted(examples, encode, lambda row: len(row), encoder, self.max_tokens)
+        rows = _fitted(examples, encode, encoder, self.max_tokens, keep)
         for example, row in zip(examples, rows, strict=True):
-            if row[-1] == self.pad_token_id:
+            if row["input_ids"][-1] == self.pad_token_id:
                 raise PromptError(
                     f"The prompt of {example.origin or 'an example'} ends in the padding token, which marks where "
                     "a prompt ends. Choose a pattern that ends in other text."
                 )
-        return [{"input_ids": row, "length": len(row)} for row in rows]
+        return rows
 
     def pad(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         """See :class:`Featurizer`."""
@@ -112,7 +134,7 @@ class ChannelFeaturizer:
     def __init__(self, writer: PromptWriter, pad_token_id: int, max_tokens: int) -> None:
         self.writer, self.pad_token_id, self.max_tokens = writer, pad_token_id, max_tokens
 
-    def features(self, examples: Sequence[Example]) -> list[Feature]:
+    def features(self, examples: Sequence[Example], keep: Keep = "start") -> list[Feature]:
         """See :class:`Featurizer`."""
 
         def encode(part: Sequence[Example]) -> list[Feature]:
@@ -128,7 +150,7 @@ class ChannelFeaturizer:
                 for prompt in prompts
             ]
 
-        return _fitted(examples, encode, lambda row: row["length"], self.writer.encoder, self.max_tokens)
+        return _fitted(examples, encode, self.writer.encoder, self.max_tokens, keep)
 
     def pad(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         """See :class:`Featurizer`."""
@@ -146,32 +168,56 @@ class ChannelFeaturizer:
 
 def _fitted(
     examples: Sequence[Example],
-    encode: Callable[[Sequence[Example]], list[Any]],
-    length_of: Callable[[Any], int],
+    encode: Callable[[Sequence[Example]], list[Feature]],
     encoder: PromptEncoder,
     max_tokens: int,
-) -> list[Any]:
-    """Encoded examples, those over ``max_tokens`` cut at the end of their longest text, never in the pattern.
+    keep: Keep,
+) -> list[Feature]:
+    """Encoded examples, those over ``max_tokens`` cut in their longest text, never in the pattern.
 
     The longest may be another text once half of it is gone.
     """
-    rows = encode(examples)
-    cut = 0
-    for index, example in enumerate(examples):
-        shortened = example
-        while (excess := length_of(rows[index]) - max_tokens) > 0:
+    parts = _readable(examples, encoder.tokenizer, max_tokens, keep)
+    rows = encode(parts)
+    for index, (example, part) in enumerate(zip(examples, parts, strict=True)):
+        shortened = part
+        while (excess := rows[index]["length"] - max_tokens) > 0:
             name = max(shortened.fields, key=lambda field: len(shortened.fields[field]))
-            shorter = encoder.without_last(shortened.fields[name], excess)
+            shorter = encoder.shortened(shortened.fields[name], excess, keep)
             if not shorter.strip():
-                raise PromptError(
-                    f"The pattern alone takes more than max_tokens {max_tokens} for {example.origin or 'an example'}. "
-                    "Raise the student's max_tokens."
-                )
-            shortened = Example(
-                {**shortened.fields, name: shorter}, example.label, example.groups, example.origin
-            )
+                raise _nothing_left(part.origin, shorter, max_tokens, keep)
+            shortened = Example({**shortened.fields, name: shorter}, part.label, part.groups, part.origin)
             rows[index] = encode([shortened])[0]
-        cut += shortened is not example
-    if cut:
-        logger.info("%d of %d queries were cut to the student's %d tokens.", cut, len(examples), max_tokens)
+        if shortened is not example:
+            rows[index]["cut"] = True
+    _log_cut(rows, max_tokens)
     return rows
+
+
+def _readable(
+    examples: Sequence[Example], tokenizer: Any, max_tokens: int, keep: Keep, least: int | None = None
+) -> list[Example]:
+    """The examples with no more of any text than a student may read."""
+    most = MOST_CHARACTERS_A_TOKEN * max_tokens
+    return [
+        readable_example(tokenizer, example, max_tokens, keep, most=most, least=least) for example in examples
+    ]
+
+
+def _nothing_left(origin: str, left: str, max_tokens: int, keep: Keep) -> PromptError:
+    """The error for a query of which the budget leaves no text: white space alone, or nothing beside the pattern."""
+    which = origin or "an example"
+    if left:
+        place = "begins" if keep == "start" else "ends"
+        return PromptError(
+            f"The text of {which} {place} with more white space than the student reads ({max_tokens} tokens). "
+            "Remove the white space."
+        )
+    return PromptError(
+        f"The pattern alone takes more than max_tokens {max_tokens} for {which}. Raise the student's max_tokens."
+    )
+
+
+def _log_cut(rows: Sequence[Feature], max_tokens: int) -> None:
+    if cut := sum(row.get("cut", False) for row in rows):
+        logger.info("%d of %d queries were cut to the student's %d tokens.", cut, len(rows), max_tokens)

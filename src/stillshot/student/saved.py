@@ -20,7 +20,12 @@ from stillshot.models import load
 from stillshot.models.resolve import ResolvedModel, resolve_model
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import PromptWriter
-from stillshot.student.features import ChannelFeaturizer, DecoderFeaturizer, EncoderFeaturizer, Featurizer
+from stillshot.student.features import (
+    ChannelFeaturizer,
+    DecoderFeaturizer,
+    EncoderFeaturizer,
+    Featurizer,
+)
 from stillshot.student.heads import (
     build_label_model,
     next_tokens,
@@ -37,6 +42,7 @@ __all__ = ["SIDECAR", "Query", "Student", "as_example", "as_examples"]
 
 Query = str | Mapping[str, str] | Example
 Answers = tuple[list[int], NDArray[np.float64]]  # positions of queries, and their probabilities
+OnCut = Callable[[list[int]], object]
 Logits = Callable[[dict[str, torch.Tensor]], torch.Tensor]  # of a batch's inputs, shape (batch, labels)
 
 
@@ -179,14 +185,22 @@ class Student:
         """
         return as_predictions(self.task.labels, self.predict_proba(queries, batch_size))
 
-    def predict_proba(self, queries: Sequence[Query], batch_size: int = 32) -> NDArray[np.float64]:
-        """Probabilities over ``task.labels``, shape ``(queries, labels)``."""
-        return gathered(self.predict_batches(queries, batch_size), len(queries), len(self.task.labels))
+    def predict_proba(
+        self, queries: Sequence[Query], batch_size: int = 32, on_cut: OnCut | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities over ``task.labels``, shape ``(queries, labels)``.
 
-    def predict_batches(self, queries: Sequence[Query], batch_size: int = 32) -> Iterator[Answers]:
+        ``on_cut`` gets the positions of queries whose texts were longer than the student reads.
+        """
+        batches = self.predict_batches(queries, batch_size, on_cut)
+        return gathered(batches, len(queries), len(self.task.labels))
+
+    def predict_batches(
+        self, queries: Sequence[Query], batch_size: int = 32, on_cut: OnCut | None = None
+    ) -> Iterator[Answers]:
         """Like :meth:`predict_proba`, batch by batch, longest queries first."""
         self.model.eval()
-        return answer_in_batches(queries, self.task, self.featurizer, batch_size, self.logits)
+        return answer_in_batches(queries, self.task, self.featurizer, batch_size, self.logits, on_cut)
 
     def logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Scores of labels for a batch as the featurizer pads it, shape ``(batch, labels)``."""
@@ -202,10 +216,16 @@ def answer_in_batches(
     featurizer: Featurizer,
     batch_size: int,
     logits: Logits,
+    on_cut: OnCut | None = None,
 ) -> Iterator[Answers]:
-    """Positions of queries and probabilities of theirs, batch by batch, longest queries first."""
+    """Positions of queries and probabilities of theirs, batch by batch, longest queries first.
+
+    ``on_cut`` gets the positions of queries whose texts were longer than the student reads.
+    """
     examples = as_examples(queries, task)
     features = featurizer.features(examples) if examples else []
+    if on_cut is not None:
+        on_cut([position for position, feature in enumerate(features) if feature.get("cut", False)])
     order = sorted(range(len(features)), key=lambda i: features[i]["length"], reverse=True)
     for at in range(0, len(order), batch_size):
         positions = order[at : at + batch_size]

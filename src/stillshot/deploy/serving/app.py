@@ -78,7 +78,10 @@ async def _not_routed(request: Request, error: Exception) -> Response:
     said = f"{error.detail}."
     if request.url.path == "/teacher" and error.status_code == 404:
         said = "No teacher is served. Start the server with --teacher."
-    return Refusal(error.status_code, kind, said, error.headers).response()
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # see Guard
+    return Refusal(error.status_code, kind, said, headers).response()
 
 
 def _describe(app: FastAPI, service: Service, forms: Sequence[type[BaseModel]]) -> None:

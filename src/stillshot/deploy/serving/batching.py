@@ -25,27 +25,30 @@ from stillshot.errors import StillshotError
 from stillshot.models.load import best_device
 from stillshot.student.features import Feature
 from stillshot.teacher.packing import cut
-from stillshot.types import Example
+from stillshot.types import Example, Keep
 
 logger = logging.getLogger(__name__)
 Observe = Callable[[int, int, float], None]  # (rows, tokens, seconds) of a batch
-# Probabilities, tokens and the longest sequence of a piece, or why it has none.
-Outcome = tuple[NDArray[np.float64], int, int] | Refusal
+# Probabilities, tokens, the longest sequence and which texts were cut of a piece, or why it has none.
+Outcome = tuple[NDArray[np.float64], int, int, tuple[int, ...]] | Refusal
 Tell = Callable[[Sequence[tuple["_Piece", "Answer | Refusal"]]], object]
 
 # What a forward pass costs besides its tokens, in tokens of the smallest student on a processor. An accelerator computes
 # tokens so fast that no padding is worth another pass.
 _PASS_COST = 32
+# Requests whose texts are longer together are read one by one, so that the memory which that takes is one request's.
+_CHARACTERS_READ = 200_000
 
 
 class Model(Protocol):
     """What a batcher asks."""
 
-    def read(self, examples: Sequence[Example]) -> list[Feature]:
+    def read(self, examples: Sequence[Example], keep: Keep = "start") -> list[Feature]:
         """What the model computes on, one an example.
 
-        Each has its tokens as ``length``. One of several sequences has their number as ``sequences``, the longest one's
-        tokens as ``length``, and the tokens of them all as ``tokens``.
+        Each has its tokens as ``length``, and ``cut`` where a text of it was cut to the part that ``keep`` says. One of
+        several sequences has their number as ``sequences``, the longest one's tokens as ``length``, and the tokens of them
+        all as ``tokens``.
 
         One thread asks at a time: tokenizers must not be used by two at once.
 
@@ -60,6 +63,17 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
+class Truncation:
+    """What is done with texts that are longer than a model reads: one part is kept, or the request is refused."""
+
+    keep: Keep = "start"
+    allowed: bool = True
+
+
+CUT_AT_THE_END = Truncation()
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a request gets.
 
@@ -67,6 +81,7 @@ class Answer:
         probabilities: Shape ``(inputs, labels)``.
         tokens: Read of all inputs, in all their sequences.
         longest: Tokens of the longest sequence.
+        cut: Positions of inputs of which a text was cut.
         queue_seconds: From its arrival to the begin of its first batch.
         inference_seconds: From there to the end of the last pass with one of them.
     """
@@ -74,6 +89,7 @@ class Answer:
     probabilities: NDArray[np.float64]
     tokens: int
     longest: int
+    cut: tuple[int, ...]
     queue_seconds: float
     inference_seconds: float
 
@@ -84,6 +100,8 @@ class _Piece:
 
     examples: Sequence[Example]
     future: asyncio.Future[Answer]
+    truncation: Truncation = CUT_AT_THE_END
+    first: int = 0  # position of its first input in the request
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -144,16 +162,17 @@ class Batcher:
         if waiting and waiting + rows > self._limits.queue_rows:
             raise overloaded(f"{waiting} inputs are waiting already.")
 
-    async def ask(self, examples: Sequence[Example]) -> Answer:
+    async def ask(self, examples: Sequence[Example], truncation: Truncation = CUT_AT_THE_END) -> Answer:
         """The answer to one request.
 
         Raises:
-            Refusal: The model cannot read an example (422), or it failed (424).
+            Refusal: The model cannot read an example, or a text is too long and must not be cut (422), or it failed (424).
         """
         loop = asyncio.get_running_loop()
         rows = min(self._limits.batch_rows, math.ceil(len(examples) / self._workers))
         pieces = [
-            _Piece(examples[at : at + rows], loop.create_future()) for at in range(0, len(examples), rows)
+            _Piece(examples[at : at + rows], loop.create_future(), truncation, at)
+            for at in range(0, len(examples), rows)
         ]
         self._waiting.extend(pieces)
         self._changed.set()
@@ -170,6 +189,7 @@ class Batcher:
             np.concatenate([part.probabilities for part in parts]),
             sum(part.tokens for part in parts),
             max(part.longest for part in parts),
+            tuple(position for part in parts for position in part.cut),
             queued,
             max(ends) - queued,
         )
@@ -237,7 +257,7 @@ class Batcher:
         asked = [piece for piece in batch if not piece.future.done()]
         rows, tokens, failure = 0, 0, None
         try:
-            for outcomes in self._answers([piece.examples for piece in asked]) if asked else ():
+            for outcomes in self._answers(asked) if asked else ():
                 told: list[tuple[_Piece, Answer | Refusal]] = []
                 for number, outcome in outcomes.items():
                     piece = asked[number]
@@ -251,7 +271,7 @@ class Batcher:
             failure = error
         return rows, tokens, time.monotonic() - begun, failure
 
-    def _answers(self, pieces: Sequence[Sequence[Example]]) -> Iterator[dict[int, Outcome]]:
+    def _answers(self, pieces: Sequence[_Piece]) -> Iterator[dict[int, Outcome]]:
         """Outcomes by the pieces' positions: first of those that cannot be read, then of those that a pass ends."""
         read = self._read(pieces)
         yield {number: features for number, features in enumerate(read) if isinstance(features, Refusal)}
@@ -278,20 +298,51 @@ class Batcher:
                     np.stack([found[i] for i in span]),
                     sum(tokens[i] for i in span),
                     max(lengths[i] for i in span),
+                    tuple(
+                        pieces[number].first + at for at, i in enumerate(span) if rows[i].get("cut", False)
+                    ),
                 )
                 for number, span in ended.items()
             }
 
-    def _read(self, pieces: Sequence[Sequence[Example]]) -> list[list[Feature] | Refusal]:
-        """Features of each piece, all read at once unless one of them cannot be."""
+    def _read(self, pieces: Sequence[_Piece]) -> list[list[Feature] | Refusal]:
+        """Features of each piece, all read at once unless one of them cannot be, or all are too much."""
+        found: dict[int, list[Feature] | Refusal] = {}
         with self._reading:
+            for keep in ("start", "end"):
+                numbers = [i for i, piece in enumerate(pieces) if piece.truncation.keep == keep]
+                found |= zip(numbers, self._read_alike([pieces[i] for i in numbers], keep), strict=True)
+        return [_unless_cut(found[i], piece) for i, piece in enumerate(pieces)]
+
+    def _read_alike(self, pieces: Sequence[_Piece], keep: Keep) -> list[list[Feature] | Refusal]:
+        """See :meth:`_read`; all are cut alike."""
+        if not pieces:
+            return []
+        examples = [example for piece in pieces for example in piece.examples]
+        characters = sum(len(text) for example in examples for text in example.fields.values())
+        if len(pieces) == 1 or characters <= _CHARACTERS_READ:
             try:
-                features = iter(self._model.read([example for piece in pieces for example in piece]))
-                return [list(itertools.islice(features, len(piece))) for piece in pieces]
+                features = iter(self._model.read(examples, keep))
+                return [list(itertools.islice(features, len(piece.examples))) for piece in pieces]
             except StillshotError as error:
                 if len(pieces) == 1:
                     return [Refusal(422, "Tokenizer", str(error))]
-        return [read for piece in pieces for read in self._read([piece])]
+        return [read for piece in pieces for read in self._read_alike([piece], keep)]
+
+
+def _unless_cut(read: list[Feature] | Refusal, piece: _Piece) -> list[Feature] | Refusal:
+    """What was read, or the refusal of a piece with a text that was cut and must not be."""
+    if isinstance(read, Refusal) or piece.truncation.allowed:
+        return read
+    cut = [piece.first + at for at, feature in enumerate(read) if feature.get("cut", False)]
+    if not cut:
+        return read
+    return Refusal(
+        422,
+        "Validation",
+        f"Input {cut[0]} (counted from 0) is longer than the model reads. Send a shorter text, or have it cut: "
+        "`truncate: true`.",
+    )
 
 
 def _tell(outcomes: Sequence[tuple[_Piece, Answer | Refusal]]) -> None:

@@ -78,6 +78,10 @@ async def read_body(request: Request, form: type[M], limits: Limits, ticket: Tic
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Refusal(415, "Validation", "Send JSON, with the header content-type: application/json.")
+    # A few bytes could be unpacked to any number.
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+        message = "Send the body as it is, without a content-encoding: compressed bodies are not unpacked."
+        raise Refusal(415, "Validation", message, {"accept-encoding": "identity"})
     try:
         async with asyncio.timeout(limits.send_seconds):
             content = await _content(request, limits, ticket)
@@ -130,6 +134,11 @@ def _refused(error: ValidationError, form: type[BaseModel], limits: Limits) -> R
     if any(p["type"] == "too_long" and p.get("ctx", {}).get("max_length") == limits.inputs for p in problems):
         return Refusal(
             413, "Validation", f"`{name}` has more than {limits.inputs} inputs. Send them in parts."
+        )
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(f"`{key}`" for key in form.model_fields)
+        return Refusal(
+            422, "Validation", f"The body has a key that this endpoint does not know. It knows: {known}."
         )
     if first["type"] == "missing":
         return Refusal(422, "Validation", f"The body lacks `{name}`.")

@@ -24,6 +24,10 @@ class Limits:
             one a label); a longer row is a pass of its own.
         wait_seconds: How long a row waits for others to share its batch while another is computed.
         send_seconds: How long a client may take to send a request's head, and its body.
+        receive_seconds: How long a client may take to receive the next ``receive_bytes`` of a response, or its rest.
+        receive_bytes: See ``receive_seconds``.
+        connections: Open at one time, idle ones included; fewer where the system lets the process open fewer files.
+        spare_connections: Of clients beyond these, which are answered at ``/health`` alone.
         timeout_seconds: How long a request may wait and be computed.
     """
 
@@ -37,4 +41,8 @@ class Limits:
     batch_tokens: int = 8192
     wait_seconds: float = 0.005
     send_seconds: float = 10.0
+    receive_seconds: float = 10.0
+    receive_bytes: int = 16_384
+    connections: int = 1024
+    spare_connections: int = 16
     timeout_seconds: float = 60.0

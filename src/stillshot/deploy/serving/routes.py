@@ -32,7 +32,7 @@ _ERRORS = {
     404: "There is no such model, or no teacher is served for it.",
     408: "The body was sent too slowly.",
     413: "The body is too large, or has too many inputs.",
-    415: "The body is not declared as JSON.",
+    415: "The body is not declared as JSON, or is compressed.",
     422: "The body is not of the right form, or a text cannot be read.",
     424: "The model failed.",
     429: "Too much is waiting already; try again after the seconds in the header retry-after.",
@@ -40,8 +40,8 @@ _ERRORS = {
     504: "There was no answer in time.",
 }
 _CUT = (
-    "Texts longer than the student reads (`max_model_len` of /v1/models) are cut, as `stillshot predict` cuts them; "
-    "`truncate` is therefore ignored."
+    "Texts longer than the student reads (`max_model_len` of /v1/models) are cut, as `stillshot predict` cuts them; the "
+    "header `x-truncated` then has the positions of these inputs. A blank text refuses the whole request."
 )
 
 
@@ -78,9 +78,11 @@ def answering_routes(
             body = await read_body(request, predict_form, service.limits, ticket)
             student = service.choose(body.model)
             sequences, single = body.sequences()
-            answer = await service.answer(request, student, sequences, by_teacher=by_teacher)
+            answer = await service.answer(
+                request, student, sequences, body.truncation(), by_teacher=by_teacher
+            )
         rows = [_sorted(student.task.labels, row.tolist()) for row in answer.probabilities]
-        return JSONResponse(rows[0] if single else rows, headers=_times(answer))
+        return JSONResponse(rows[0] if single else rows, headers=_headers(answer))
 
     @router.post(
         "/predict",
@@ -103,9 +105,9 @@ def answering_routes(
         with service.gate.admitted() as ticket:
             body = await read_body(request, classify_form, service.limits, ticket)
             student = service.choose(body.model)
-            answer = await service.answer(request, student, body.sequences())
-        content = _classified(student.name, student.task.labels, answer)
-        return JSONResponse(content, headers=_times(answer))
+            answer = await service.answer(request, student, body.sequences(), body.truncation())
+        content = _classified(student.name, student.task.labels, answer, body.request_id)
+        return JSONResponse(content, headers=_headers(answer))
 
     if any(student.teacher is not None for student in service.students.values()):
 
@@ -180,9 +182,9 @@ def _sorted(labels: list[str], probabilities: list[float]) -> list[dict[str, Any
     return [{"score": score, "label": label} for score, label in pairs]
 
 
-def _classified(name: str, labels: list[str], answer: Answer) -> dict[str, Any]:
+def _classified(name: str, labels: list[str], answer: Answer, request_id: str | None) -> dict[str, Any]:
     return {
-        "id": f"classify-{uuid.uuid4().hex}",
+        "id": f"classify-{request_id or uuid.uuid4().hex}",
         "object": "list",
         "created": int(time.time()),
         "model": name,
@@ -204,9 +206,11 @@ def _classified(name: str, labels: list[str], answer: Answer) -> dict[str, Any]:
     }
 
 
-def _times(answer: Answer) -> dict[str, str]:
-    """Headers by the names of Text Embeddings Inference, but for the longest sequence; times in milliseconds."""
+def _headers(answer: Answer) -> dict[str, str]:
+    """Headers by the names of Text Embeddings Inference, but for the longest sequence and cuts; times in milliseconds."""
+    cut = {"x-truncated": ",".join(map(str, answer.cut))} if answer.cut else {}
     return {
+        **cut,
         "x-compute-tokens": str(answer.tokens),
         "x-longest-sequence": str(answer.longest),
         "x-queue-time": f"{1000 * answer.queue_seconds:.1f}",

@@ -12,9 +12,11 @@ import operator
 from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, create_model
 
+from stillshot.deploy.serving.batching import Truncation
 from stillshot.deploy.serving.refusals import Kind
+from stillshot.types import Keep
 
 # Requests ----------------------------------------------------------------------------------------
 
@@ -26,8 +28,17 @@ def _truth(value: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """Refuse false and 0.0, which are equal to 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("must be a whole number")
+    return value
+
+
 class Asked(BaseModel):
-    """What all requests have; keys that are not known are ignored, as the servers whose form this is do."""
+    """What all requests have. Every key of the forms is honoured or refused, and so are keys that are none of theirs."""
+
+    model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(
         None, description="The name of a student, see /v1/models. Without it, the first one answers."
@@ -41,6 +52,14 @@ class PredictBase(Asked):
     raw_scores: Annotated[Literal[False], BeforeValidator(_truth)] = Field(
         False, description="Scores are probabilities; raw scores are not given."
     )
+    truncate: StrictBool | None = Field(
+        None,
+        description="It is true, false or null. False refuses texts that are too long; else they are cut.",
+    )
+    truncation_direction: Literal["Right", "Left", "right", "left"] = Field(
+        "Right",
+        description="Where texts that are too long are cut: Right keeps their beginning, Left their end.",
+    )
 
     def sequences(self) -> tuple[list[list[str]], bool]:
         """The texts of each input, and whether there is one input that is not in a batch."""
@@ -50,6 +69,10 @@ class PredictBase(Asked):
             return [self.inputs], True
         return self.inputs, False
 
+    def truncation(self) -> Truncation:
+        """What is done with texts that are too long."""
+        return Truncation(_kept(self.truncation_direction), self.truncate is not False)
+
 
 class ClassifyBase(Asked):
     """A request to ``/classify``, whatever the tasks."""
@@ -58,6 +81,39 @@ class ClassifyBase(Asked):
     use_activation: Annotated[Literal[True], BeforeValidator(_truth)] | None = Field(
         None, description="Probabilities are given; logits are not."
     )
+    activation: Annotated[Literal[True], BeforeValidator(_truth)] | None = Field(
+        None, description="The former name of `use_activation`. Probabilities are given; logits are not."
+    )
+    softmax: Annotated[Literal[True], BeforeValidator(_truth)] | None = Field(
+        None, description="The former name of `use_activation`. Probabilities are given; logits are not."
+    )
+    truncate_prompt_tokens: Annotated[Literal[-1], BeforeValidator(_whole)] | None = Field(
+        None, description="It is null or -1: texts are cut to what the student reads (`max_model_len`)."
+    )
+    truncation_side: Literal["right", "left"] | None = Field(
+        None,
+        description="Where texts that are too long are cut: right keeps their beginning, left their end.",
+    )
+    add_special_tokens: Annotated[Literal[True], BeforeValidator(_truth)] = Field(
+        True, description="Special tokens are added, as in training."
+    )
+    padding: Literal["do_not_pad"] | None = Field(
+        None, description="It is null or do_not_pad: texts are not padded to a fixed length."
+    )
+    priority: Annotated[Literal[0], BeforeValidator(_whole)] = Field(
+        0, description="It is 0: requests are answered in the order in which they come."
+    )
+    request_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="A text of 1 to 200 characters; it ends the answer's `id`.",
+    )
+    user: str | None = Field(None, description="A text, which changes nothing.")
+    cache_salt: str | None = Field(
+        None, description="A text, which changes nothing: no answer is kept for another request."
+    )
+    mm_processor_kwargs: None = Field(None, description="It is null: students read texts alone.")
 
     def sequences(self) -> list[list[str]]:
         """The texts of each input."""
@@ -65,12 +121,20 @@ class ClassifyBase(Asked):
             return [[self.input]]
         return [[text] if isinstance(text, str) else text for text in self.input]
 
+    def truncation(self) -> Truncation:
+        """What is done with texts that are too long."""
+        return Truncation(_kept(self.truncation_side or "right"))
+
+
+def _kept(cut: str) -> Keep:
+    return "end" if cut.lower() == "left" else "start"
+
 
 def predict_request(fields: Collection[Sequence[str]], inputs: int) -> type[PredictBase]:
     """The class of requests to ``/predict``, for tasks with these fields and at most ``inputs`` inputs."""
     shown = _shown(fields)
     sequences = [_sequence(count) for count in shown]
-    forms = [*([str] if 1 in shown else []), *sequences, _batch(_either(sequences), inputs)]
+    forms = [*([_Text] if 1 in shown else []), *sequences, _batch(_either(sequences), inputs)]
     said = [
         *(["a text"] if 1 in shown else []),
         *shown.values(),
@@ -83,7 +147,7 @@ def predict_request(fields: Collection[Sequence[str]], inputs: int) -> type[Pred
 def classify_request(fields: Collection[Sequence[str]], inputs: int) -> type[ClassifyBase]:
     """The class of requests to ``/classify``: a text, a list of texts, or for several fields a list of lists."""
     shown = _shown(fields)
-    forms: list[Any] = [str, _batch(str, inputs)] if 1 in shown else []
+    forms: list[Any] = [_Text, _batch(_Text, inputs)] if 1 in shown else []
     said = ["a text", "a list of texts"] if 1 in shown else []
     for count, texts in shown.items():
         if count > 1:
@@ -109,8 +173,12 @@ def _shown(fields: Collection[Sequence[str]]) -> dict[int, str]:
     return named
 
 
+# That a text is neither blank nor has a NUL is checked with its position (:class:`Service`); the description says it too.
+_Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"})]
+
+
 def _sequence(count: int) -> Any:
-    return Annotated[list[str], Field(min_length=count, max_length=count, fail_fast=True)]
+    return Annotated[list[_Text], Field(min_length=count, max_length=count, fail_fast=True)]
 
 
 def _batch(item: Any, inputs: int) -> Any:

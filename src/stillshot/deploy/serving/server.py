@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
-import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from stillshot.deploy.serving.connections import BoundedProtocol, connections_within
 from stillshot.deploy.serving.limits import Limits
+from stillshot.deploy.serving.logs import Sparing
 from stillshot.errors import WorkError
 
 _HEAD_BYTES = 16_384
 _BACKLOG = 1024
+# asyncio accepts so many connections before the first of them can be refused: each needs a file handle.
+_ACCEPTED_AT_ONCE = 8
 _TICK_SECONDS = 0.1
+# Of these, clients can cause any number of messages.
+_LOGGERS = ("asyncio", "uvicorn.error", "stillshot.deploy.serving.batching")
 # How long a thread that computes may be kept waiting by the one that reads requests: a forward pass asks for Python's
 # lock between any two products.
 _SWITCH_SECONDS = 0.00002
@@ -64,8 +68,9 @@ def run_server(app: FastAPI, limits: Limits, bound: socket.socket, on_start: Cal
     one stop may send it twice: to all processes of a service, and by a script that passes it on.
     """
 
-    class Protocol(TimedProtocol):
-        send_seconds = limits.send_seconds
+    class Protocol(BoundedProtocol):
+        bounds = limits
+        most_connections = connections_within(limits, accepted_at_once=_ACCEPTED_AT_ONCE)
 
     config = uvicorn.Config(
         app,
@@ -76,12 +81,15 @@ def run_server(app: FastAPI, limits: Limits, bound: socket.socket, on_start: Cal
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
+        backlog=_ACCEPTED_AT_ONCE,
         h11_max_incomplete_event_size=_HEAD_BYTES,
         # By then every request has its answer or its timeout; what is left are clients that do not read theirs.
         timeout_graceful_shutdown=int(limits.timeout_seconds + limits.send_seconds) + 1,
     )
     server = _Server(config, on_start)
+    quiet = Sparing()
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(quiet)
     gc.collect()
     gc.freeze()  # looking through all that was loaded would hold up every request
     interval = sys.getswitchinterval()
@@ -98,6 +106,8 @@ def run_server(app: FastAPI, limits: Limits, bound: socket.socket, on_start: Cal
     finally:
         sys.setswitchinterval(interval)
         gc.unfreeze()
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(quiet)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -109,6 +119,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(_BACKLOG)  # how many may wait is another matter than how many are accepted at once
         if self.started:
             self._on_start()
 
@@ -120,51 +132,3 @@ class _Server(uvicorn.Server):
                 for connection in list(self.server_state.connections):
                     connection.transport.abort()
         await ending
-
-
-class TimedProtocol(H11Protocol):
-    """HTTP/1.1 whose clients have a bounded time for what no endpoint waits for; uvicorn itself waits for ever.
-
-    That is a request's head, and the rest of a body whose answer went out before its end. More bytes of it do not
-    lengthen the time. Such an answer does not close its connection at once: who still sends might then not get to read it.
-    """
-
-    send_seconds: float
-    _timer: asyncio.TimerHandle | None = None
-    _awaited: Any = None  # what the timer is for, as a state of the client
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch()
-        super().connection_lost(exc)
-
-    def _watch(self) -> None:
-        """Start the clock where a head or a rest is awaited, and stop it where that has come."""
-        state: Any = self.conn.their_state
-        is_rest = state is h11.SEND_BODY and self.cycle.response_complete
-        awaited = state if state is h11.IDLE or is_rest else None
-        if awaited is not self._awaited:
-            self._unwatch()
-        if awaited is not None and self._timer is None and self.timeout_keep_alive_task is None:
-            self._timer, self._awaited = self.loop.call_later(self.send_seconds, self._is_late), awaited
-
-    def _unwatch(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer, self._awaited = None, None
-
-    def _is_late(self) -> None:
-        if self.transport.is_closing():
-            return
-        if self._awaited is h11.IDLE:
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-            )
-        self.transport.close()

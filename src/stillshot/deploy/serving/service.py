@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
-from stillshot.deploy.serving.batching import Answer, Batcher
+from stillshot.data.files import is_blank
+from stillshot.deploy.serving.batching import Answer, Batcher, Truncation
 from stillshot.deploy.serving.intake import Gate
 from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.metrics import Metrics
@@ -78,14 +79,15 @@ class Service:
         request: Request,
         student: ServedStudent,
         sequences: Sequence[Sequence[str]],
+        truncation: Truncation,
         *,
         by_teacher: bool = False,
     ) -> Answer:
         """A student's answer, or that of its teacher, to inputs whose texts are the task's fields in order.
 
         Raises:
-            Refusal: See :class:`Batcher`; or an input has other texts than the task (422), the student has no
-                teacher here (404), or there is no answer in time (504).
+            Refusal: See :class:`Batcher`; or an input has other texts than the task, or a blank one (422), the student has
+                no teacher here (404), or there is no answer in time (504).
         """
         fields, queues = student.task.fields, self._teacher_queues if by_teacher else self._queues
         if any(len(texts) != len(fields) for texts in sequences):
@@ -99,14 +101,35 @@ class Service:
                 404, "NotFound", "No teacher is served for this model. Start the server with --teacher."
             )
         examples = [Example(dict(zip(fields, texts, strict=True))) for texts in sequences]
+        for position, example in enumerate(examples):
+            _check_texts(position, example)
         queues[student.name].check_room(len(examples))
         self.metrics.accepted += 1
         request.state.accepted = True  # the guard counts its response
         try:
             async with asyncio.timeout(self.limits.timeout_seconds):
-                return await queues[student.name].ask(examples)
+                return await queues[student.name].ask(examples, truncation)
         except TimeoutError:
             message = (
                 f"There was no answer within {self.limits.timeout_seconds:g} s. Send fewer inputs at a time."
             )
             raise Refusal(504, "Timeout", message) from None
+
+
+def _check_texts(position: int, example: Example) -> None:
+    """Refuse what ``stillshot predict`` refuses too; one such input refuses its whole request.
+
+    Raises:
+        Refusal: A text is blank, or holds a NUL character.
+    """
+    for field, text in example.fields.items():
+        if is_blank(text):
+            message = (
+                f"Input {position} (counted from 0) has no text in `{field}`. Leave it out, or fill it in."
+            )
+            raise Refusal(422, "Validation", message)
+        if "\0" in text:
+            message = (
+                f"Input {position} (counted from 0) has a NUL character (U+0000) in `{field}`. Remove it."
+            )
+            raise Refusal(422, "Validation", message)

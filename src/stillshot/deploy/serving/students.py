@@ -19,7 +19,7 @@ from stillshot.evaluate.folder import RunFolder
 from stillshot.student.features import Feature
 from stillshot.student.saved import probabilities
 from stillshot.teacher.local import LocalTeacher
-from stillshot.types import Dtype, Example
+from stillshot.types import Dtype, Example, Keep
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class ServedStudent:
         """What it answers."""
         return self.predictor.task
 
-    def read(self, examples: Sequence[Example]) -> list[Feature]:
-        """What it computes on.
+    def read(self, examples: Sequence[Example], keep: Keep = "start") -> list[Feature]:
+        """What it computes on; of texts that are too long, the part that ``keep`` says.
 
         Raises:
             PromptError: An example has nothing to read.
         """
-        return self.predictor.featurizer.features(examples)
+        return self.predictor.featurizer.features(examples, keep)
 
     def answer(self, features: Sequence[Feature]) -> NDArray[np.float64]:
         """Probabilities, shape ``(features, labels)``; all share one forward pass."""

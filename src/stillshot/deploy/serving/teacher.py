@@ -22,7 +22,7 @@ from stillshot.prompt.writer import Kind, PromptWriter, ScoredPrompt
 from stillshot.student.features import Feature
 from stillshot.teacher import answers
 from stillshot.teacher.local import LocalTeacher
-from stillshot.types import Context, Example
+from stillshot.types import Context, Example, Keep
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class RunTeacher:
         _ = teacher.model  # loaded now, so that what is wrong with it is told now
         return cls(teacher, writer, asking, contexts, biases, recipe.teacher.model)
 
-    def read(self, examples: Sequence[Example]) -> list[Feature]:
-        """The prompts of each example, and their tokens, contexts included.
+    def read(self, examples: Sequence[Example], keep: Keep = "start") -> list[Feature]:
+        """The prompts of each example, and their tokens, contexts included. Nothing is cut, whatever ``keep`` says.
 
         Raises:
             PromptError: A prompt does not fit the teacher's window.

@@ -28,16 +28,20 @@ export async function labelTable({ text, name }, student, report, signal) {
   const table = readTable(text, name);
   const inputs = inputsOf(table, student.fields);
   const answers = [];
+  const told = { cut: 0 };
   report(0, inputs.length);
   for (const [start, end] of parts(inputs)) {
-    const rows = await answered(inputs.slice(start, end), table.rows.slice(start, end), student, signal);
+    const rows = await answered(inputs.slice(start, end), table.rows.slice(start, end), student, signal, told);
     answers.push(...rows.map(shown));
     report(answers.length, inputs.length);
   }
   const stem = name.replace(/\.[^.]*$/, "");
   const suffix = table.kind === "jsonl" ? "jsonl" : /\.tsv$/i.test(name) ? "tsv" : "csv";
+  const { content, renamed } = writeTable(table, answers);
   return {
-    content: writeTable(table, answers),
+    content,
+    renamed,
+    cut: told.cut,
     name: `${stem ? `${stem}-` : ""}labelled.${suffix}`,
     type: table.kind === "jsonl" ? "application/jsonl" : "text/csv",
     rows: answers.length,
@@ -57,22 +61,24 @@ function* parts(inputs) {
   if (inputs.length) yield [start, inputs.length];
 }
 
-async function answered(inputs, rows, student, signal) {
+async function answered(inputs, rows, student, signal, told) {
   try {
-    return await patiently({ model: student.id, inputs }, signal);
+    return await patiently({ model: student.id, inputs }, signal, told);
   } catch (error) {
     if (!(error instanceof RequestProblem) || !SPLIT.includes(error.status)) throw error;
     if (inputs.length === 1) throw new TableProblem(`Line ${rows[0].line}: ${error.message}`);
     const middle = inputs.length >> 1;
-    const first = await answered(inputs.slice(0, middle), rows.slice(0, middle), student, signal);
-    return [...first, ...(await answered(inputs.slice(middle), rows.slice(middle), student, signal))];
+    const first = await answered(inputs.slice(0, middle), rows.slice(0, middle), student, signal, told);
+    return [...first, ...(await answered(inputs.slice(middle), rows.slice(middle), student, signal, told))];
   }
 }
 
-async function patiently(body, signal) {
+async function patiently(body, signal, told) {
   for (let tries = 0; ; tries += 1) {
     try {
-      return (await ask("predict", body, signal)).content;
+      const { content, headers } = await ask("predict", body, signal);
+      told.cut += (headers.get("x-truncated") ?? "").split(",").filter(Boolean).length;
+      return content;
     } catch (error) {
       if (error.status !== 429 || tries >= MOST_RETRIES) throw error;
       await new Promise((resolve) => setTimeout(resolve, 1000 * error.retrySeconds));

@@ -66,12 +66,12 @@ function showStudent() {
   at("label-hint").textContent =
     `A CSV with a column ${names}, or JSONL with such keys. It comes back with the label and all probabilities; rows go ` +
     "to this server alone.";
-  const example = student.fields.length === 1 ? '"..."' : `[${student.fields.map((field) => `"${field} ..."`).join(", ")}]`;
-  const model = students.length > 1 ? `"model": "${student.id}", ` : "";
+  const example = student.fields.length === 1 ? '"..."' : `[${student.fields.map((field) => JSON.stringify(`${field} ...`)).join(", ")}]`;
+  const model = students.length > 1 ? `"model": ${JSON.stringify(student.id)}, ` : "";
   at("program").textContent =
     `curl ${location.origin}/predict \\\n  -H 'content-type: application/json' \\\n` +
     (sessionStorage.length ? "  -H \"authorization: Bearer $STILLSHOT_TOKEN\" \\\n" : "") +
-    `  -d '{${model}"inputs": ${example}}'`;
+    `  -d '${`{${model}"inputs": ${example}}`.replaceAll("'", "'\\''")}'`;
   asking?.abort();
   at("answers").replaceChildren();
   tell("ask-problem", "");
@@ -112,8 +112,7 @@ async function fill(panel, path, body, student, signal) {
   try {
     const { content, headers } = await ask(path, body, signal);
     const tokens = Number(headers.get("x-compute-tokens"));
-    const longest = Number(headers.get("x-longest-sequence"));
-    const cut = path === "predict" && longest >= student.max_model_len ? ", to which the text was cut" : "";
+    const cut = headers.get("x-truncated") ? ", to which the text was cut" : "";
     state.replaceWith(
       bars(content[0], student.labels),
       element("p", {
@@ -162,7 +161,9 @@ async function label() {
   try {
     const labelled = await labelTable(await source(at("file").files[0], at("pasted").value), chosen(), progress, signal);
     offer(labelled);
-    at("label-status").textContent = `Done: ${thousands(labelled.rows)} rows are labelled.`;
+    const renamed = labelled.renamed.map(([own, name]) => ` Your column “${own}” stays; the answers are in “${name}”.`);
+    const cut = labelled.cut ? ` ${thousands(labelled.cut)} had texts that were cut to what the student reads.` : "";
+    at("label-status").textContent = `Done: ${thousands(labelled.rows)} rows are labelled.${cut}${renamed.join("")}`;
   } catch (error) {
     at("label-status").textContent = signal.aborted ? "Stopped." : "";
     if (!signal.aborted) {

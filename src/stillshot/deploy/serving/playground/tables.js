@@ -49,28 +49,46 @@ function keyOf(table, field) {
   return key;
 }
 
-/** The table with what was answered, in the format it came in. */
+/**
+ * The table with what was answered, in the format it came in, as `{ content, renamed }`.
+ *
+ * Columns of the table's own stay as they are: an answer whose name one of them has gets another, as `stillshot predict`
+ * chooses it; `renamed` are pairs of the usual name and that one.
+ */
 export function writeTable(table, answers) {
+  const flat = table.kind === "jsonl" ? answers : answers.map(inColumns);
+  const added = Object.keys(flat[0] ?? {});
+  const names = namesBeside(table.columns, added);
+  const renamed = added.filter((name) => names[name] !== name).map((name) => [name, names[name]]);
   if (table.kind === "jsonl") {
-    return table.rows.map((row, index) => `${extended(row, answers[index])}\n`).join("");
+    const lines = table.rows.map((row, index) => {
+      const named = Object.fromEntries(added.map((name) => [names[name], flat[index][name]]));
+      return `${row.content.slice(0, -1).trimEnd()}${Object.keys(row.values).length ? ", " : ""}${JSON.stringify(named).slice(1)}\n`;
+    });
+    return { content: lines.join(""), renamed };
   }
-  const flat = answers.map(({ prediction, probabilities }) => {
-    const scores = Object.entries(probabilities).map(([label, value]) => [`probability_${label}`, String(value)]);
-    return { prediction, ...Object.fromEntries(scores) };
-  });
-  const columns = [...new Set([...table.columns, ...Object.keys(flat[0] ?? {})])];
   const written = (cells) => `${cells.map((cell) => quoted(cell, table.delimiter)).join(table.delimiter)}\n`;
-  const rows = table.rows.map(({ values }, index) => {
-    const all = { ...values, ...flat[index] };
-    return written(columns.map((column) => all[column]));
-  });
-  return table.mark + written(columns) + rows.join("");
+  const rows = table.rows.map(({ values }, index) =>
+    written([...table.columns.map((column) => values[column]), ...added.map((name) => flat[index][name])]),
+  );
+  const head = written([...table.columns, ...added.map((name) => names[name])]);
+  return { content: table.mark + head + rows.join(""), renamed };
 }
 
-/** A line of JSON with more keys; what it had stays as it was written, also numbers that JavaScript would round. */
-function extended({ values, content }, answer) {
-  if (Object.keys(answer).some((key) => key in values)) return JSON.stringify({ ...values, ...answer });
-  return `${content.slice(0, -1).trimEnd()}, ${JSON.stringify(answer).slice(1)}`;
+function inColumns({ prediction, probabilities }) {
+  const scores = Object.entries(probabilities).map(([label, value]) => [`probability_${label}`, String(value)]);
+  return { prediction, ...Object.fromEntries(scores) };
+}
+
+function namesBeside(own, added) {
+  const taken = new Set(own);
+  const names = {};
+  for (const name of added) {
+    names[name] = name;
+    for (let number = 2; taken.has(names[name]); number += 1) names[name] = `${name}_${number}`;
+    taken.add(names[name]);
+  }
+  return names;
 }
 
 function quoted(cell, delimiter) {
