@@ -92,7 +92,7 @@ class Checksums:
     def read(self) -> dict[str, str]:
         """Checksums by path within the folder."""
         try:
-            lines = self.path.read_bytes().decode("utf-8", "replace").splitlines()
+            lines = self.path.read_bytes().decode("utf-8", "replace").split("\n")
         except OSError:
             return {}
         found = (_LINE.fullmatch(line) for line in lines)

@@ -122,7 +122,7 @@ def remove_scratch(folder: Path) -> None:
 def _is_orphan(scratch: Path) -> bool:
     machine, _, rest = scratch.name.removesuffix(_SUFFIX).rpartition(".")[2].partition("-")
     process = rest.partition("-")[0]
-    if machine == _machine() and process.isdigit():
+    if machine == _machine() and process.isdigit() and os.name == "posix":  # elsewhere, signal 0 is one
         return not _is_alive(int(process))
     return time.time() - scratch.stat().st_mtime > _OLD_SECONDS
 

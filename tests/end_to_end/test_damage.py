@@ -196,7 +196,9 @@ def test_a_run_without_checksums_is_mended_where_damage_shows(finished: Path, pl
     damage(path)
     if ends_well(stillshot("run", "recipe.yaml", "-o", "run"), path):
         assert results_of(place) == results_of(finished)
-        assert path.name in (place / "run" / SUMS).read_text() or kind == "shard"
+        listed = (place / "run" / SUMS).read_text()
+        assert path.name in listed or kind == "shard"
+        assert all(f"  {name}\n" in listed for name in ("recipe.yaml", "data.json", "evaluation/films.jsonl"))
     else:
         assert kind in ("recipe", "data", "items")  # nothing says what they held
 

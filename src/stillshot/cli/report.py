@@ -98,7 +98,7 @@ def _write_results(run: RunFolder, *, paper: bool) -> None:
         try:
             known = read_results(run.path).cells
         except RunFolderError as error:
-            typer.echo(f"{error} It is made again here, without cells that failed.", err=True)
+            echo(f"{error} It is made again here, without cells that failed.", err=True)
             known = []
         failures = {c.id: c.failed for c in known if c.failed is not None and not run.cell(c.id).is_file()}
     Run(run.open_recipe(), run, lambda *_: None, failures).write_results(paper=paper)

@@ -39,6 +39,9 @@ def mend(folder: RunFolder) -> None:
             notices.warning("%s was damaged and was removed. It is made again.", path)
         elif state == "unknown":
             new[folder.checksums.name_of(path)] = checksum(path)
+    for path in (folder.recipe, folder.data, *folder.path.glob("evaluation/*.jsonl")):
+        if folder.checksums.state(path, known) == "unknown" and path.is_file():
+            new[folder.checksums.name_of(path)] = checksum(path)
     for name in _lost(known, folder.path):
         notices.warning("%s is gone, though %s lists it. It is made again.", folder.path / name, SUMS)
     new |= _mend_students(folder, known)
