@@ -29,6 +29,10 @@ Control = Literal["zero_shot_teacher", "shuffled_labels"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
+# Bytes of a name that files are named after, with room for what is put before and behind it.
+LONGEST_NAME = 150
+
+
 class Section(BaseModel):
     """A part of a file: unknown keys are refused and values do not change once read."""
 
@@ -142,8 +146,10 @@ class Data(Section):
 
     A reference is a split of the recipe's task (``train``), a split of another task (``imdb:test``),
     or a file (``my/data.csv``). ``root`` is a folder with local copies of public data; without it the
-    environment variable ``STILLSHOT_DATA``, then the Hub, are used. ``max_words`` cuts every text after
-    so many words, for teacher and student alike. Of ``unlabelled``, texts that are evaluated on or are
+    environment variable ``STILLSHOT_DATA``, then the Hub, are used. ``max_tokens`` cuts every text after
+    so many tokens of the teacher's tokenizer, for teacher and student alike; ``max_words``, its older form, after so
+    many words between spaces, which some scripts do not write. Rows of files that lack a text, or a label they need, are
+    left out, and ``check`` says how many and where; ``strict`` refuses them. Of ``unlabelled``, texts that are evaluated on or are
     among the labelled examples are left out. ``max_evaluation`` evaluates a seeded, stratified part of
     every evaluation set, or of those that it names.
     """
@@ -155,7 +161,9 @@ class Data(Section):
     in_domain: dict[str, str] = Field(default_factory=dict)
     out_of_domain: dict[str, str] = Field(default_factory=dict)
     max_evaluation: PositiveInt | dict[str, PositiveInt] | None = None
+    max_tokens: PositiveInt | None = None
     max_words: PositiveInt | None = None
+    strict: bool = False
 
     @model_validator(mode="after")
     def _names_are_distinct_and_name_files(self) -> Data:
@@ -165,6 +173,16 @@ class Data(Section):
         for name in (*self.in_domain, *self.out_of_domain):
             if not name or name.startswith(".") or set(name) & set("/\\\0"):
                 raise ValueError(f"an evaluation set's name names a file and cannot be {name!r}")
+            if not name.isprintable() or len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+                raise ValueError(
+                    f"an evaluation set's name names a file: {name[:80]!r} must be printable, and of at most {LONGEST_NAME} "
+                    "bytes"
+                )
+        folded = [name.casefold() for name in (*self.in_domain, *self.out_of_domain)]
+        if alike := [
+            name for name in (*self.in_domain, *self.out_of_domain) if folded.count(name.casefold()) > 1
+        ]:
+            raise ValueError(f"evaluation sets' names name files and must differ in more than case: {alike}")
         limits = self.max_evaluation if isinstance(self.max_evaluation, dict) else {}
         if unknown := sorted(set(limits) - {*self.in_domain, *self.out_of_domain}):
             raise ValueError(f"max_evaluation names {unknown[0]!r}, which is no evaluation set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from stillshot.methods.check import check
 from stillshot.methods.materials import Materials
 from stillshot.methods.work import evaluate_cell, label_setting, train_cell
 from stillshot.report import write_report
+
+logger = logging.getLogger(__name__)
+NOTES = "notes.json"  # what reading the data found, beside the recipe
 
 Report = Callable[[str, str, int, int], None]  # (name of the work, what, done, total)
 
@@ -159,6 +163,10 @@ def open_run(recipe: Recipe, path: Path, report: Report | None = None) -> Run:
     folder.claim(recipe)
     lock = folder.lock()
     folder.claim_data(digests)
+    for note in materials.notes:
+        logger.warning("%s", note)
+    if materials.notes:
+        folder.write_json(folder.path / NOTES, materials.notes)
     return Run(recipe, folder, report or (lambda *_: None), lock=lock)
 
 

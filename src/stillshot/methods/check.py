@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stillshot.config import Recipe
+from stillshot.data.balance import UNEVEN_ADVICE, absent_labels, count_labels, describe_uneven
 from stillshot.data.splits import FEW_ITEMS
 from stillshot.errors import RecipeError
 from stillshot.methods.cells import Setting, asked_settings, cells, settings
@@ -22,6 +23,9 @@ from stillshot.student.tuning import check_tuning
 from stillshot.teacher import answers
 from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Context, Example
+
+# More characters a word than any language has that puts spaces between words.
+FEW_SPACES = 25
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ def check(recipe: Recipe, materials: Materials | None = None) -> list[Finding]:
         for s in materials.evaluation_sets
         if len(s.examples) < FEW_ITEMS
     ]
+    findings += [Finding("data", note, warning=True) for note in _notes(materials)]
+    findings += _check_balance(recipe, materials)
     findings += _check_budgets(recipe, materials)
     checked = _check_teacher(recipe, materials)
     findings += _amounts(recipe, materials)
@@ -73,12 +79,53 @@ def check(recipe: Recipe, materials: Materials | None = None) -> list[Finding]:
     return findings
 
 
+def _notes(materials: Materials) -> list[str]:
+    """What reading all the data found."""
+    _ = materials.labelled, materials.unlabelled, materials.evaluation_sets
+    notes = list(materials.notes)
+    words = materials.recipe.data.max_words
+    if words is not None and materials.recipe.data.max_tokens is None:
+        examples = {e.identity: e for e in (*materials.labelled, *materials.unlabelled)}.values()
+        long = sum(any(map(_has_few_spaces, example.fields.values())) for example in examples)
+        if long:
+            notes.append(
+                f"data.max_words {words} counts words between spaces, and {long:,} texts have hardly any, so that it does "
+                "not cut them. Use data.max_tokens."
+            )
+    return notes
+
+
+def _has_few_spaces(text: str) -> bool:
+    return len(text) > FEW_SPACES * (len(text.split()) + 1)
+
+
+def _check_balance(recipe: Recipe, materials: Materials) -> list[Finding]:
+    """Labels that are evaluated on no item, and labels so uneven that batch calibration may do harm."""
+    findings, labels = [], materials.task.labels
+    own = [s for s in materials.evaluation_sets if s.in_domain and s.task.labels == labels]
+    for evaluation in own:
+        if absent := absent_labels(count_labels(evaluation.examples), labels):
+            detail = f"{evaluation.name} has no item with the label {', '.join(map(repr, absent[:5]))}"
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            findings.append(
+                Finding("absent labels", f"{detail}{more}. Nothing will be known of it.", warning=True)
+            )
+    if recipe.teacher.calibration == "batch" or recipe.teacher.select:
+        known = [(recipe.data.labelled, materials.labelled), *((s.name, s.examples) for s in own)]
+        for name, examples in [*known, (recipe.data.unlabelled, materials.unlabelled_as_labelled())]:
+            if uneven := describe_uneven(count_labels(examples), labels):
+                detail = f"of {name}, {uneven}. {UNEVEN_ADVICE}"
+                findings.append(Finding("calibration", detail, warning=True))
+                break
+    return findings
+
+
 def _amounts(recipe: Recipe, materials: Materials) -> list[Finding]:
     """How much of the data is used, how often, and what is asked of the teacher."""
     data = recipe.data
     budgets = " or ".join(dict.fromkeys(f"{budget.labelled:,}" for budget in recipe.budgets))
-    labelled = len({example.key for example in materials.labelled})
-    unlabelled = len({example.key for example in materials.unlabelled})
+    labelled = len({example.identity for example in materials.labelled})
+    unlabelled = len({example.identity for example in materials.unlabelled})
     return [
         Finding("labelled", f"{budgets} of {labelled:,} different texts in {data.labelled}"),
         Finding(
