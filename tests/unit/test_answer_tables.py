@@ -228,3 +228,13 @@ def test_columns_that_are_no_text_are_refused_as_texts(student: Student) -> None
     )  # as older programs write texts
     answers = [json.loads(line) for line in call("predict", "student", "in.parquet").stdout.splitlines()]
     assert [answer["text"] for answer in answers] == ["a film", "né"]
+
+
+def test_times_in_the_old_form_of_spark_keep_their_years(student: Student) -> None:
+    year_9999 = pa.array([253_402_214_400], pa.timestamp("s"))
+    table = pa.table({"text": ["a film"], "until": year_9999, "days": pa.array([[1.5, None]])})
+    pq.write_table(table, "in.parquet", use_deprecated_int96_timestamps=True)
+    answer = json.loads(call("predict", "student", "in.parquet").stdout)
+    assert (answer["until"], answer["days"]) == ("9999-12-31T00:00:00.000000", [1.5, None])
+    call("predict", "student", "in.parquet", "-o", "out.parquet")
+    assert pq.read_table("out.parquet")["until"].cast(pa.timestamp("s")).to_pylist() == year_9999.to_pylist()

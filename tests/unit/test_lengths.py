@@ -165,3 +165,17 @@ def test_words_are_said_not_to_be_counted_where_there_are_no_spaces() -> None:
     budget = "budgets=[{labelled: 4, num_contexts: 2, num_shots: 2}]"
     warned = call("check", str(path), "--set", budget, "--set", "data.num_unlabelled=20").stderr
     assert "data.max_words 20 counts words between spaces, and 60 texts have hardly any" in warned
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["{model: random:tiny-bert}", "{model: random:tiny-llama}", "{model: random:tiny-llama, head: channel}"],
+)
+def test_texts_that_a_student_does_not_read_whole_are_counted(head: str) -> None:
+    path = recipe_of(texts("short", 60), texts("tested " + CHINESE * 3, 10), max_tokens=1000)
+    arguments = ("check", str(path), "--set", "data.num_unlabelled=20", "--set")
+    warned = call(*arguments, f"students=[{head}]").stderr
+    assert re.search(
+        r"reads 256 tokens, and 10 of 30 texts are longer.* Raise its max_tokens, up to \d", warned
+    ), warned
+    assert "long texts" not in call(*arguments, f"students=[{head[:-1]}, max_tokens: 1024}}]").stderr

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from stillshot.data.values import number_name
 from stillshot.errors import DataError
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _task_lines(task: TaskDefinition) -> list[str]:
         source = content["sources"]["local"]
         lines.append(_indented({"sources": {"local": {"splits": {}, **source}}}))
     lines.append("  # How the teacher is asked: the pattern, then the words of a label.")
-    if all(re.fullmatch(r"-?\d+", label) for label in task.labels):
+    if all(number_name(label) is not None for label in task.labels):
         lines.append(
             "  # These labels are numbers, which tell a model nothing: put words that say what they mean."
         )

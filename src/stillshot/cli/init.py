@@ -253,6 +253,8 @@ def _write(path: Path, content: str) -> None:
 def _tell(
     table: Table, files: Files, output: Path, learned: Sequence[Example], tested: Sequence[Example]
 ) -> None:
+    from stillshot.data.values import number_name
+
     task = table.task
     typer.echo(
         f"Texts from {', '.join(table.text_columns)}; labels from {table.label_column}: {', '.join(task.labels)}."
@@ -261,7 +263,7 @@ def _tell(
         typer.echo(f"{files.test}: {len(tested):,} of the examples, held out for the test.")
         typer.echo(f"{files.labelled}: the other {len(learned):,}.")
     typer.echo(f"{output}: the recipe. Next: stillshot check {output}")
-    if all(re.fullmatch(r"-?\d+", label) for label in task.labels):
+    if all(number_name(label) is not None for label in task.labels):
         typer.echo(
             f"The labels are numbers, which tell a model nothing. Name them: --label-name {task.labels[0]}=NAME ..., "
             "or change label_words in the recipe.",

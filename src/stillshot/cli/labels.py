@@ -201,7 +201,9 @@ def _alike(group: Sequence[str], values: Values, path: Path) -> str:
 def odd_labels(labels: Sequence[str]) -> list[str]:
     """Labels that may be meant otherwise: words for a missing value, and numbers beside words."""
     found = []
-    if words := [label for label in labels if label.lower() in ("null", "none", "na", "n/a")]:
+    if words := [
+        label for label in labels if label.lower() in ("null", "none", "na", "n/a", "#n/a", "-", "?")
+    ]:
         found.append(
             f"{words[0]!r} is read as a label like any other. If it stands for a missing label, remove those rows."
         )

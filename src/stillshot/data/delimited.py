@@ -113,6 +113,8 @@ class _Quoting:
             if literal is None or self.delimiter != "\t":
                 raise
             return self._as_literal(literal, "some cannot enclose a value")
+        if self.delimiter != "\t" and all(record.last == record.first for record in enclosed):
+            return self._told(enclosed)  # nothing can be swallowed
         literal = self._literal()
         if literal is None or not enclosed:
             return self._told(enclosed)

@@ -28,12 +28,11 @@ class ParquetFile:
 
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         self._path = path
         try:
             # Not read_table: it adds columns where the path looks like the folders of a partitioned data set.
-            self.table: pa.Table = pq.ParquetFile(path).read()
+            self.table: pa.Table = _read(path)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path} is not a readable Parquet file: {error}") from None
         names = self.table.column_names
@@ -91,6 +90,24 @@ class TableRow(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._columns.names)
+
+
+def _read(path: Path) -> pa.Table:
+    """The table; times in Spark's old form in microseconds where one is out of the range of nanoseconds."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    old = any(file.schema.column(i).physical_type == "INT96" for i in range(len(file.schema)))
+    if old:
+        in_microseconds = pq.ParquetFile(path, coerce_int96_timestamp_unit="us").read()
+        try:
+            for column in in_microseconds.columns:
+                if pa.types.is_timestamp(column.type):
+                    column.cast(pa.timestamp("ns", column.type.tz))
+        except pa.ArrowInvalid:  # which reading it in nanoseconds does not say
+            return in_microseconds
+    return file.read()
 
 
 def classes_in(schema: pa.Schema) -> dict[str, list[str]]:
@@ -174,7 +191,7 @@ def _plain(array: pa.Array) -> list[Any]:
     elif pa.types.is_map(kind):
         values = [None if row is None else _mapping(row) for row in _slices(array)]
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        values = _slices(array)
+        values = _lists(array)
     else:
         values = _plain_scalars(array)
     return values
@@ -222,9 +239,19 @@ def _plain_struct(array: Any) -> list[Any]:
     return [dict(zip(fields, row, strict=True)) if ok else None for row, ok in zip(rows, valid, strict=True)]
 
 
+def _lists(array: Any) -> list[Any]:
+    """The rows of a list array."""
+    import pyarrow.compute as pc
+
+    flat, found, start = _plain(array.flatten()), [], 0  # without what stands behind null rows
+    for length in pc.call_function("list_value_length", [array]).to_pylist():
+        found.append(None if length is None else flat[start : start + length])
+        start += length or 0
+    return found
+
+
 def _slices(array: Any) -> list[Any]:
-    """The rows of a list or map array."""
-    # One row after the other: offsets differ by kind of list, and null rows may have values behind them.
+    """The rows of a map array."""
     return [_plain(row.values) if row.is_valid else None for row in array]
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stillshot.config import Recipe
-from stillshot.data.balance import UNEVEN_ADVICE, absent_labels, count_labels, describe_uneven
 from stillshot.data.splits import FEW_ITEMS
 from stillshot.errors import RecipeError
 from stillshot.methods.cells import Setting, asked_settings, cells, settings
+from stillshot.methods.data_doubts import cut_by_student, data_doubts
 from stillshot.methods.materials import Materials
 from stillshot.methods.selection import check_selection, named, variants
 from stillshot.models import load
@@ -23,9 +23,6 @@ from stillshot.student.tuning import check_tuning
 from stillshot.teacher import answers
 from stillshot.teacher.local import LocalTeacher
 from stillshot.types import Context, Example
-
-# More characters a word than any language has that puts spaces between words.
-FEW_SPACES = 25
 
 
 @dataclass(frozen=True)
@@ -69,54 +66,12 @@ def check(recipe: Recipe, materials: Materials | None = None) -> list[Finding]:
         for s in materials.evaluation_sets
         if len(s.examples) < FEW_ITEMS
     ]
-    findings += [Finding("data", note, warning=True) for note in _notes(materials)]
-    findings += _check_balance(recipe, materials)
+    findings += [Finding(*doubt, warning=True) for doubt in data_doubts(recipe, materials)]
     findings += _check_budgets(recipe, materials)
     checked = _check_teacher(recipe, materials)
     findings += _amounts(recipe, materials)
     findings += checked
     findings += _check_students(recipe, materials)
-    return findings
-
-
-def _notes(materials: Materials) -> list[str]:
-    """What reading all the data found."""
-    _ = materials.labelled, materials.unlabelled, materials.evaluation_sets
-    notes = list(materials.notes)
-    words = materials.recipe.data.max_words
-    if words is not None and materials.recipe.data.max_tokens is None:
-        examples = {e.identity: e for e in (*materials.labelled, *materials.unlabelled)}.values()
-        long = sum(any(map(_has_few_spaces, example.fields.values())) for example in examples)
-        if long:
-            notes.append(
-                f"data.max_words {words} counts words between spaces, and {long:,} texts have hardly any, so that it does "
-                "not cut them. Use data.max_tokens."
-            )
-    return notes
-
-
-def _has_few_spaces(text: str) -> bool:
-    return len(text) > FEW_SPACES * (len(text.split()) + 1)
-
-
-def _check_balance(recipe: Recipe, materials: Materials) -> list[Finding]:
-    """Labels that are evaluated on no item, and labels so uneven that batch calibration may do harm."""
-    findings, labels = [], materials.task.labels
-    own = [s for s in materials.evaluation_sets if s.in_domain and s.task.labels == labels]
-    for evaluation in own:
-        if absent := absent_labels(count_labels(evaluation.examples), labels):
-            detail = f"{evaluation.name} has no item with the label {', '.join(map(repr, absent[:5]))}"
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            findings.append(
-                Finding("absent labels", f"{detail}{more}. Nothing will be known of it.", warning=True)
-            )
-    if recipe.teacher.calibration == "batch" or recipe.teacher.select:
-        known = [(recipe.data.labelled, materials.labelled), *((s.name, s.examples) for s in own)]
-        for name, examples in [*known, (recipe.data.unlabelled, materials.unlabelled_as_labelled())]:
-            if uneven := describe_uneven(count_labels(examples), labels):
-                detail = f"of {name}, {uneven}. {UNEVEN_ADVICE}"
-                findings.append(Finding("calibration", detail, warning=True))
-                break
     return findings
 
 
@@ -259,6 +214,8 @@ def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
                     _longest_prompt(writer, "direct", contexts, asked, load.window(config))
         check_tuning(config, student.tuning, student.lora, classifies=head == "label")
         findings.append(Finding("student", f"{student.model}, {head} head, {student.tuning}"))
+        if cut := cut_by_student(recipe, materials, student, head):
+            findings.append(Finding("long texts", cut, warning=True))
     return findings
 
 
