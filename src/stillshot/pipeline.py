@@ -164,7 +164,7 @@ def open_run(recipe: Recipe, path: Path, report: Report | None = None) -> Run:
     lock = folder.lock()
     folder.claim_data(digests)
     for note in materials.notes:
-        logger.warning("%s", note)
+        logger.warning("note: %s", note)
     if materials.notes:
         folder.write_json(folder.path / NOTES, materials.notes)
     return Run(recipe, folder, report or (lambda *_: None), lock=lock)

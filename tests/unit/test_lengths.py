@@ -179,3 +179,19 @@ def test_texts_that_a_student_does_not_read_whole_are_counted(head: str) -> None
         r"reads 256 tokens, and 10 of 30 texts are longer.* Raise its max_tokens, up to \d", warned
     ), warned
     assert "long texts" not in call(*arguments, f"students=[{head[:-1]}, max_tokens: 1024}}]").stderr
+
+
+def test_pairs_of_texts_without_spaces_are_pairs() -> None:
+    rows = [
+        {
+            "id": f"a-{i}-{'f' * 30}",
+            "premise": f"{CHINESE}{i}",
+            "hypothesis": f"{CHINESE[:12]}{i}",
+            "label": "ab"[i % 2],
+        }
+        for i in range(60)
+    ]
+    write_jsonl(Path("a.jsonl"), rows)
+    result = call("init", "a.jsonl", *TINY)
+    assert "Texts from premise, hypothesis; labels from label: a, b." in result.stdout
+    assert call("check", "recipe.yaml").exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,15 @@ def _facts(name: str, values: Sequence[Any]) -> ColumnFacts:
         frozenset(filter(None, distinct)),
         texts=bool(texts) and len(texts) >= 0.8 * len(given),
         mean_length=sum(map(len, texts)) / count,
-        words=sum(len(text.split()) for text in texts) / count,
+        words=sum(map(_words, texts)) / count,
         nested=nested,
     )
+
+
+def _words(text: str) -> float:
+    """Words of a text; in scripts that put no spaces between them, two characters count as one."""
+    letters = sum(unicodedata.category(character) == "Lo" for character in text)
+    return max(len(text.split()), letters / 2)
 
 
 def _is_text(value: Any) -> bool:
@@ -170,10 +177,10 @@ def text_columns(
             f"{path} has no column with texts beside the label {label!r}. Name one with --text COLUMN. "
             f"Its columns: {_listed(columns)}."
         )
-    longest = sorted(texts, key=lambda column: column.mean_length, reverse=True)[:2]
+    wordy = [column for column in texts if column.words >= 2]  # addresses and keys are long words
+    longest = sorted(wordy or texts, key=lambda column: column.mean_length, reverse=True)[:2]
     first = longest[0]
-    pair = [c for c in longest if c.words >= 2 and c.mean_length >= PAIR_SHARE * first.mean_length]
-    kept = pair if first in pair else [first]
+    kept = [c for c in longest if wordy and c.mean_length >= PAIR_SHARE * first.mean_length] or [first]
     return tuple(column.name for column in columns if column in kept)
 
 
