@@ -27,7 +27,7 @@ def reference() -> str:
     """The whole page."""
     parts = [
         "# Recipes and task files\n",
-        "Every key with its type and default, made from `stillshot/config.py`. An unknown key or a wrong type is an "
+        "Every key with its type and default, made from `stillshot/config/`. An unknown key or a wrong type is an "
         "error that names the nearest valid key. `stillshot run RECIPE --set teacher.model=... --set "
         "students.0.tuning=lora` overrides single values.\n",
     ]

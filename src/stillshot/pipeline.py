@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ from stillshot.methods.materials import Materials
 from stillshot.methods.work import evaluate_cell, label_setting, train_cell
 from stillshot.models.fingerprints import weights_fingerprints
 from stillshot.report import write_report
+
+logger = logging.getLogger(__name__)
+NOTES = "notes.json"  # what reading the data found, beside the recipe
 
 Report = Callable[[str, str, int, int], None]  # (name of the work, what, done, total)
 
@@ -168,6 +172,10 @@ def open_run(recipe: Recipe, path: Path, report: Report | None = None) -> Run:
     except BaseException:
         lock.release()
         raise
+    for note in materials.notes:
+        logger.warning("note: %s", note)
+    if materials.notes:
+        folder.write_json(folder.path / NOTES, materials.notes)
     return Run(recipe, folder, report or (lambda *_: None), lock=lock)
 
 

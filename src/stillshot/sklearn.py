@@ -12,9 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from stillshot.config import Source, TaskDefinition
 from stillshot.config import Student as StudentSection
-from stillshot.config import TaskDefinition
 from stillshot.config import Teacher as TeacherSection
+from stillshot.data.frames import rows_in
+from stillshot.data.values import ONE_LABEL_ADVICE, LabelReader, NotOneLabelError, is_missing, label_value
 from stillshot.errors import DataError
 from stillshot.methods.distilling import distill
 from stillshot.student.saved import Student
@@ -79,23 +81,26 @@ class ContextDistillationClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             DataError: There are no queries, or as many labels as texts there are not.
         """
-        labels = np.asarray(y)
         if queries is None:
             raise DataError(
                 "Without queries there is nothing to distil on: fit(X, y, queries=texts_without_labels)."
             )
-        self.classes_ = np.unique(labels)
-        names = [str(label) for label in self.classes_]
-        given = _rows(X)
+        labels = _checked_labels(y)
+        self.classes_ = _distinct(labels)
+        names = [_label_name(label) for label in self.classes_]
+        given = rows_in(X)
         definition = load_task(self.task) if self.task is not None else _own_task(given, names)
+        reader = LabelReader(definition, Source(splits={}))
+        self._names = [reader.read(name) or name for name in names]
         rows = _queries(given, definition)
         if len(rows) != len(labels):
             raise DataError(f"There are {len(rows)} texts and {len(labels)} labels. Give one label a text.")
-        labelled = [{**row, "label": str(label)} for row, label in zip(rows, labels, strict=True)]
+        named = dict(zip(self.classes_.tolist(), self._names, strict=True))
+        labelled = [{**row, "label": named[label]} for row, label in zip(rows, labels.tolist(), strict=True)]
         with tempfile.TemporaryDirectory() as scratch:
             self.student_ = distill(
                 labelled,
-                _queries(_rows(queries), definition),
+                _queries(rows_in(queries), definition),
                 task=definition,
                 teacher=self.teacher,
                 student=self.student,
@@ -110,9 +115,9 @@ class ContextDistillationClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities, shape ``(texts, classes)``, in the order of ``classes_``."""
         check_is_fitted(self)
         student: Student = self.student_
-        rows = _queries(_rows(X), student.task)
+        rows = _queries(rows_in(X), student.task)
         found = student.predict_proba(rows, self.batch_size)
-        return found[:, [student.task.labels.index(str(label)) for label in self.classes_]]
+        return found[:, [student.task.labels.index(name) for name in self._names]]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The likeliest label of each text, as it is in ``y``."""
@@ -128,15 +133,43 @@ class ContextDistillationClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _rows(given: Any) -> list[Any]:
-    """Texts or mappings out of a list, an array, a series or a data frame."""
-    if isinstance(given, str):
-        raise DataError("Texts are given as a list, also when there is one: [text], not text.")
-    if hasattr(given, "to_dicts"):  # Polars
-        return given.to_dicts()
-    if hasattr(given, "columns") and hasattr(given, "to_dict"):  # pandas
-        return given.to_dict("records")
-    return list(given)
+def _checked_labels(y: Any) -> NDArray[Any]:
+    """The labels as an array of one dimension, none of them missing.
+
+    Raises:
+        DataError: One is missing, or they are lists or one-hot rows.
+    """
+    values = list(y)
+    for position, value in enumerate(values):
+        if is_missing(value):
+            raise DataError(
+                f"y has no label at position {position} ({value!r}). Leave out the texts without a label, or give them as "
+                "queries."
+            )
+    try:
+        labels = np.asarray(y)
+    except ValueError:  # lists of different lengths
+        labels = np.empty((0, 0))
+    if labels.ndim != 1:
+        raise DataError(
+            "y must have one label a text, not lists or one-hot rows (for one-hot rows: y.argmax(axis=1))."
+        )
+    return labels
+
+
+def _distinct(labels: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return np.unique(labels)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        raise DataError(f"y mixes labels of {' and '.join(kinds)}. Give labels of one type.") from None
+
+
+def _label_name(label: Any) -> str:
+    try:
+        return str(label_value(label))
+    except NotOneLabelError as error:
+        raise DataError(f"y has {error}. {ONE_LABEL_ADVICE}") from None
 
 
 def _own_task(rows: Sequence[Any], labels: Sequence[str]) -> TaskDefinition:
@@ -165,6 +198,11 @@ def _queries(rows: Sequence[Any], task: TaskDefinition) -> list[dict[str, str]]:
             )
         query = {name: row[name] for name in task.fields}
         for value in query.values():
+            if is_missing(value):
+                raise DataError(
+                    f"Text {number} is a {type(value).__name__} ({value!r}), a missing value. Leave it out, with its label, or "
+                    "fill it in."
+                )
             if not isinstance(value, str):
                 raise DataError(f"Text {number} is a {type(value).__name__}. Every text must be a str.")
         found.append(query)

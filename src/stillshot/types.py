@@ -28,18 +28,25 @@ class Example:
         label: One of the task's labels, or ``None`` where it is unknown.
         groups: Named groups that accuracy is also reported by, e.g. ``{"heuristic": "subsequence"}``.
         origin: Where it was read, e.g. ``"train.jsonl:17"``, for messages.
+        uncut: Where ``fields`` hold the beginnings of longer texts, the ``key`` of the whole ones.
     """
 
     fields: Mapping[str, str]
     label: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
+    uncut: str = ""
 
     @cached_property
     def key(self) -> str:
         """A digest of the text fields alone: equal texts are the same query whatever their label."""
         text = "\x1f".join(f"{name}\x1e{self.fields[name]}" for name in sorted(self.fields))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+    @property
+    def identity(self) -> str:
+        """A digest of the text fields before any cut: texts that differ behind the cut are two texts."""
+        return self.uncut or self.key
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cli_calls import call, refused, write_csv, write_jsonl
 from saved_students import save_student
@@ -94,3 +97,144 @@ def test_what_cannot_be_written_is_refused_before_anything_is(name: str, tmp_pat
     with pytest.raises(DataError, match=r"not written as|is a folder"), answer_sink(target):
         pytest.fail("it was opened")
     assert [path.name for path in target.parent.iterdir()] == ["folder.jsonl"]
+
+
+# Columns as they were ----------------------------------------------------------------------------
+
+
+def odd_table() -> pa.Table:
+    """Columns that Python's types hold in part, or not at all."""
+    names = ["a", "b"]
+    columns = {
+        "text": pa.array(["a film", "another"], pa.large_string()),
+        "key": pa.array([2**64 - 1, 1], pa.uint64()),
+        "at": pa.array([1_700_000_000_000_000_001, None], pa.timestamp("ns", "Europe/Berlin")),
+        "day": pa.array([10**9, -(10**6)], pa.int32()).cast(pa.date32()),
+        "share": pa.array([0.1, float("nan")], pa.float32()),
+        "price": pa.array([1, 2]).cast(pa.decimal128(21, 2)),
+        "took": pa.array([1, 10**18], pa.int64()).cast(pa.duration("us")),
+        "hash": pa.array([b"\xff\x00", None]),
+        "kind": pa.array(names).dictionary_encode(),
+        "nested": pa.array([{"at": 10**9}, None], pa.struct([("at", pa.int32())])).cast(
+            pa.struct([("at", pa.date32())])
+        ),
+        "pairs": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int8())),
+        "prediction": pa.array(names),
+    }
+    return pa.table(columns).replace_schema_metadata({"owner": "me"})
+
+
+def test_parquet_comes_back_as_it_was(student: Student) -> None:
+    pq.write_table(odd_table(), "in.parquet")
+    before = pq.read_table("in.parquet")
+    result = call("predict", "student", "in.parquet", "-o", "out.parquet")
+    assert result.exit_code == 0, result.output
+    assert "a column 'prediction' of their own, so the answers are in 'prediction_2'" in result.stderr
+    after = pq.read_table("out.parquet")
+    assert after.select(before.column_names).schema.equals(before.schema, check_metadata=True)
+    assert repr(after.select(before.column_names)) == repr(before)  # in which NaN is like NaN
+    assert after.column_names[len(before.column_names) :] == ["prediction_2", *COLUMNS[3:]]
+
+
+def test_any_column_of_parquet_is_sensible_json(student: Student) -> None:
+    pq.write_table(odd_table(), "in.parquet")
+    result = call("predict", "student", "in.parquet")
+    first, second = (json.loads(line, parse_constant=pytest.fail) for line in result.stdout.splitlines())
+    assert (first["key"], first["share"], first["price"]) == (2**64 - 1, 0.1, "1.00")
+    assert first["at"] == "2023-11-14T23:13:20.000000001+0100"
+    assert (first["day"], second["day"]) == ("1000000000 d since 1970", "-0768-02-04")
+    assert (first["took"], second["took"]) == ("PT0.000001S", "PT1000000000000S")
+    assert (first["hash"], second["hash"], second["share"], second["at"]) == ("/wA=", None, None, None)
+    assert (first["nested"], first["pairs"], second["pairs"]) == (
+        {"at": "1000000000 d since 1970"},
+        {"k": 1},
+        None,
+    )
+    assert (first["kind"], first["prediction"]) == ("a", "a")
+    assert "are written as null in 1 row." in result.stderr
+    call("predict", "student", "in.parquet", "-o", "out.csv")
+    assert len(pd.read_csv("out.csv")) == 2
+
+
+def test_lines_come_back_as_they_are_written(student: Student) -> None:
+    line = '{"text":"a film",  "n": 1.10, "big": 12345678901234567890123, "e": 1e400, "u": "\\u00e9\\ud83d"}'
+    Path("in.jsonl").write_text(line + "\n")
+    assert call("predict", "student", "in.jsonl").stdout.startswith(line[:-1] + ', "prediction": ')
+    Path("in.jsonl").write_text('{"text": "a film", "x": NaN, "y": [-Infinity, 1]}\n')
+    result = call("predict", "student", "in.jsonl")
+    answer = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert (answer["x"], answer["y"]) == (None, [None, 1])
+    assert "NaN and Infinity, which JSON does not have, are written as null in 1 row." in result.stderr
+
+
+def test_own_columns_are_never_written_over(student: Student) -> None:
+    row = {"text": "a film", "prediction": "mine", "prediction_2": 2, "probabilities": {"a": 1}}
+    write_jsonl(Path("in.jsonl"), [row])
+    answer = json.loads(call("predict", "student", "in.jsonl").stdout)
+    assert {name: answer[name] for name in row} == row
+    assert answer["prediction_3"] in ("negative", "positive")
+    assert set(answer["probabilities_2"]) == {"negative", "positive"}
+    write_csv(Path("in.csv"), [{"text": "a film", "probability_negative": "mine"}])
+    call("predict", "student", "in.csv", "-o", "out.csv")
+    (row,) = csv.DictReader(Path("out.csv").read_text(encoding="utf-8").splitlines())
+    assert row["probability_negative"] == "mine"
+    assert float(row["probability_negative_2"]) + float(row["probability_positive"]) == pytest.approx(
+        1, abs=1e-5
+    )
+    write_jsonl(Path("late.jsonl"), [{"text": "a"}] * 300 + [{"text": "b", "prediction": "mine"}])
+    message = refused("predict", "student", "late.jsonl", "-o", "out.jsonl")
+    assert "late.jsonl:301 has a column 'prediction' of its own" in message
+
+
+def test_nested_values_that_parquet_has_no_type_for_are_json_text(student: Student) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": "a", "meta": {}, "d": {"a": 1}, "n": 2**64 - 1},
+        {"text": "b", "d": {"b": [1]}, "n": 0},
+    ]
+    write_jsonl(Path("in.jsonl"), rows)
+    result = call("predict", "student", "in.jsonl", "-o", "out.parquet")
+    assert result.exit_code == 0, result.output
+    assert "the column 'd' is written as JSON text, since Parquet has no type for it" in result.stderr
+    table = pq.read_table("out.parquet")
+    assert table["d"].to_pylist() == ['{"a": 1}', '{"b": [1]}']
+    assert table["meta"].to_pylist() == ["{}", None]
+    assert table["n"].to_pylist() == [2**64 - 1, 0]
+    write_jsonl(Path("in.jsonl"), [{"text": "a", "n": 2**64}])
+    assert "whole numbers of more than 64 bits" in refused(
+        "predict", "student", "in.jsonl", "-o", "out.parquet"
+    )
+
+
+@pytest.mark.parametrize("gap", [None, float("nan"), " "])
+def test_a_missing_text_is_not_answered(student: Student, gap: Any) -> None:
+    write_jsonl(Path("in.jsonl"), [{"text": "a film"}, {"text": gap}])
+    assert "in.jsonl:2 has no text in 'text'" in refused("predict", "student", "in.jsonl", "-o", "out.jsonl")
+    pl.DataFrame({"text": ["a film", None]}).write_parquet("in.parquet")
+    assert "in.parquet:2 has no text in 'text'" in refused("predict", "student", "in.parquet")
+
+
+def test_columns_that_are_no_text_are_refused_as_texts(student: Student) -> None:
+    for values, what in (
+        (pa.array([1, 2], pa.date32()), "a value of time"),
+        (pa.array([b"\xff", b"a"]), "a value of bytes"),
+        (pa.array([["a"], ["b"]]), "a list"),
+    ):
+        pq.write_table(pa.table({"text": values}), "in.parquet")
+        assert f"in.parquet:1 has {what} in 'text', which must be text." in refused(
+            "predict", "student", "in.parquet"
+        )
+    pq.write_table(
+        pa.table({"text": pa.array([b"a film", "né".encode()])}), "in.parquet"
+    )  # as older programs write texts
+    answers = [json.loads(line) for line in call("predict", "student", "in.parquet").stdout.splitlines()]
+    assert [answer["text"] for answer in answers] == ["a film", "né"]
+
+
+def test_times_in_the_old_form_of_spark_keep_their_years(student: Student) -> None:
+    year_9999 = pa.array([253_402_214_400], pa.timestamp("s"))
+    table = pa.table({"text": ["a film"], "until": year_9999, "days": pa.array([[1.5, None]])})
+    pq.write_table(table, "in.parquet", use_deprecated_int96_timestamps=True)
+    answer = json.loads(call("predict", "student", "in.parquet").stdout)
+    assert (answer["until"], answer["days"]) == ("9999-12-31T00:00:00.000000", [1.5, None])
+    call("predict", "student", "in.parquet", "-o", "out.parquet")
+    assert pq.read_table("out.parquet")["until"].cast(pa.timestamp("s")).to_pylist() == year_9999.to_pylist()

@@ -113,7 +113,7 @@ def test_init_says_what_it_found_where_it_cannot_guess() -> None:
     write_csv(Path("one.csv"), [{"text": f"words {i}", "label": "a"} for i in range(9)])
     assert "all examples have the label 'a'" in refused("init", "one.csv")
     write_csv(Path("gap.csv"), [{"text": f"words {i}", "label": "ab"[i % 2] if i else ""} for i in range(9)])
-    assert "1 rows have no label in 'label', e.g. gap.csv:2." in refused("init", "gap.csv")
+    assert "1 rows have no label in 'label', e.g. gap.csv:2." in refused("init", "gap.csv", "--strict")
     write_csv(Path("few.csv"), reviews(3))
     assert "fewer than two different examples of 'very_good'" in refused("init", "few.csv")
     assert not list(Path().glob("*.yaml"))

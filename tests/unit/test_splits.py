@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,22 @@ def test_600_of_hans_has_20_of_each_subcase() -> None:
 def test_shares_of_labels_are_kept() -> None:
     pool = [example(f"t{n}", "red" if n < 90 else "green") for n in range(120)]
     assert Counter(item.label for item in draw_evaluation(pool, 40)) == {"red": 30, "green": 10}
+
+
+def test_every_label_keeps_an_item_where_there_is_room() -> None:
+    pool = [example(f"t{n}", "red" if n < 96 else ("green", "blue")[n % 2]) for n in range(100)]
+    assert Counter(item.label for item in draw_evaluation(pool, 10)) == {"red": 8, "green": 1, "blue": 1}
+    assert len(draw_evaluation(pool, 2)) == 2
+
+
+def test_texts_that_are_cut_alike_are_two() -> None:
+    cut = [replace(example("the same", LABELS[n % 3]), uncut=f"whole text {n}") for n in range(6)]
+    assert len(draw_evaluation([*cut, *cut], None)) == 6
+    assert len({item.identity for item in draw_labelled(cut, TASK, 6, 0)}) == 6
+    assert len(draw_unlabelled(cut, 4, 0, exclude=[item.identity for item in cut[:2]])) == 4
+    check_leakage({"labelled": cut[:3], "test": cut[3:]})
+    with pytest.raises(DataError, match="1 text is both in"):
+        check_leakage({"labelled": cut[:3], "test": cut[2:]})
 
 
 @given(EXAMPLES, st.integers(1, 30), SEEDS)

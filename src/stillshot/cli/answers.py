@@ -6,26 +6,41 @@ import csv
 import io
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import typer
 
 from stillshot.errors import DataError, StillshotError, WorkError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from stillshot.types import Prediction
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 LINES_SUFFIXES = ("", ".jsonl", ".json", ".ndjson", ".txt")
 PREDICTION, PROBABILITIES = "prediction", "probabilities"
-Answer = Mapping[str, Any]  # a row as it was read, with `prediction` and `probabilities`
+DIGITS = 6  # of a probability
+Row = tuple[str, Mapping[str, Any]]  # where a row was read, and the row as it was
 
 
 class Sink(Protocol):
-    """Takes answers."""
+    """Takes answers.
 
-    def write(self, answers: Iterable[Answer]) -> None:
-        """Take some more answers."""
+    Attributes:
+        notes: What was written in another way than one would think.
+    """
+
+    @property
+    def notes(self) -> list[str]:
+        """See above."""
+        ...
+
+    def write(self, rows: Sequence[Row], answers: Sequence[Prediction]) -> None:
+        """Take some more rows with their answers."""
         ...
 
 
@@ -45,8 +60,12 @@ def check_output(output: Path | None) -> None:
 
 
 @contextmanager
-def answer_sink(output: Path | None) -> Iterator[Sink]:
+def answer_sink(output: Path | None, table: pa.Table | None = None) -> Iterator[Sink]:
     """Stdout, or a file in the format of its suffix that appears under its name when all of it is written.
+
+    Args:
+        output: The file; null is stdout.
+        table: The table that the rows are read from, which a Parquet file then holds as it is, beside the answers.
 
     Raises:
         WorkError: The file cannot be written.
@@ -61,9 +80,9 @@ def answer_sink(output: Path | None) -> Iterator[Sink]:
         output.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:
             if output.suffix.lower() in TABLE_SUFFIXES:
-                table = _Table()
-                yield table
-                table.save(file, output)
+                made = _Table(table)
+                yield made
+                made.save(file, output)
             else:
                 yield _Lines(file)
         scratch.replace(output)
@@ -75,39 +94,122 @@ def answer_sink(output: Path | None) -> Iterator[Sink]:
         scratch.unlink(missing_ok=True)
 
 
+class _Names:
+    """Names for the answers that none of the rows' own columns has, chosen by the first rows."""
+
+    def __init__(self, wanted: Sequence[str], notes: list[str]) -> None:
+        self._wanted, self._notes = wanted, notes
+        self.chosen: dict[str, str] = {}
+
+    def beside(self, rows: Sequence[Row]) -> dict[str, str]:
+        """The name of each answer beside these rows.
+
+        Raises:
+            DataError: A later row has a column of a chosen name.
+        """
+        if not self.chosen:
+            self._choose({name for _, row in rows for name in row})
+        taken = set(self.chosen.values())
+        for where, row in rows:
+            if clash := taken.intersection(row):
+                raise DataError(
+                    f"{where} has a column {min(clash)!r} of its own, where rows before it have their answers. Rename it."
+                )
+        return self.chosen
+
+    def _choose(self, own: set[str]) -> None:
+        taken = set(own)
+        for wanted in self._wanted:
+            name = next(name for name in _variants(wanted) if name not in taken)
+            taken.add(name)
+            self.chosen[wanted] = name
+            if name != wanted:
+                self._notes.append(
+                    f"the rows have a column {wanted!r} of their own, so the answers are in {name!r}."
+                )
+
+
+def _variants(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}_{number}"
+        number += 1
+
+
+def _probabilities(answer: Prediction) -> dict[str, float]:
+    return {label: round(value, DIGITS) for label, value in answer.probabilities.items()}
+
+
 class _Lines:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._notes: list[str] = []
+        self._nulls = 0
+        self._names = _Names((PREDICTION, PROBABILITIES), self._notes)
 
-    def write(self, answers: Iterable[Answer]) -> None:
-        for answer in answers:
-            self._file.write(_line(answer))
+    def write(self, rows: Sequence[Row], answers: Sequence[Prediction]) -> None:
+        from stillshot.data.json_lines import JsonRow, is_strict
+
+        names = self._names.beside(rows) if rows else {}
+        for (_, row), answer in zip(rows, answers, strict=True):
+            added = {names[PREDICTION]: answer.label, names[PROBABILITIES]: _probabilities(answer)}
+            self._file.write(_line(row, added))
+            self._nulls += not (isinstance(row, JsonRow) and row.raw is not None) and not is_strict(dict(row))
         self._file.flush()
 
+    @property
+    def notes(self) -> list[str]:
+        """See :class:`Sink`."""
+        if not self._nulls:
+            return self._notes
+        rows = "1 row" if self._nulls == 1 else f"{self._nulls:,} rows"
+        return [*self._notes, f"NaN and Infinity, which JSON does not have, are written as null in {rows}."]
 
-def _line(answer: Answer) -> bytes:
+
+def _line(row: Mapping[str, Any], added: Mapping[str, Any]) -> bytes:
+    """Strict JSON: what a line of JSON holds stays as it is written there, and the answers are put behind it."""
+    from stillshot.data.json_lines import JsonRow, dumps, strict
+
+    if isinstance(row, JsonRow) and row.raw is not None:
+        before = row.raw[:-1].rstrip() + (", " if row else "")
+        return (before + dumps(added)[1:] + "\n").encode()
+    whole = {**row, **added}
     try:
-        return (json.dumps(answer, ensure_ascii=False, default=str) + "\n").encode()
+        return (dumps(whole) + "\n").encode()
     except UnicodeEncodeError:  # half a character in a column that no field reads
-        return (json.dumps(answer, default=str) + "\n").encode()
+        return (json.dumps(strict(whole), default=str) + "\n").encode()
 
 
 class _Table:
     """Rows for CSV, TSV or Parquet; each label's probability is a column, ``probability_LABEL``."""
 
-    def __init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
+    def __init__(self, table: pa.Table | None) -> None:
+        self._own = table
+        self._rows: list[Mapping[str, Any]] = []
+        self._answers: list[Prediction] = []
+        self._names: _Names | None = None
+        self._notes: list[str] = []
 
-    def write(self, answers: Iterable[Answer]) -> None:
-        for answer in answers:
-            row = {name: value for name, value in answer.items() if name != PROBABILITIES}
-            row |= {f"probability_{label}": value for label, value in answer[PROBABILITIES].items()}
-            self._rows.append(row)
+    @property
+    def notes(self) -> list[str]:
+        """See :class:`Sink`."""
+        return self._notes
+
+    def write(self, rows: Sequence[Row], answers: Sequence[Prediction]) -> None:
+        if not rows:
+            return
+        if self._names is None:
+            labels = answers[0].probabilities
+            self._names = _Names([PREDICTION, *(f"probability_{label}" for label in labels)], self._notes)
+        self._names.beside(rows)
+        self._rows += [row for _, row in rows]
+        self._answers += answers
 
     def save(self, file: BinaryIO, output: Path) -> None:
-        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        own = list(dict.fromkeys(name for row in self._rows for name in row))
         if output.suffix.lower() == ".parquet":
-            _save_parquet(names, self._rows, file, output)
+            self._save_parquet(own, file, output)
             return
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", errors="surrogatepass")
         table = csv.writer(
@@ -115,28 +217,70 @@ class _Table:
             delimiter="\t" if output.suffix.lower() == ".tsv" else ",",
             lineterminator="\r\n",  # so that both are quoted within a text
         )
-        table.writerow(names)
-        table.writerows([_cell(row.get(name)) for name in names] for row in self._rows)
+        added = self._added()
+        table.writerow([*own, *added])
+        for number, row in enumerate(self._rows):
+            table.writerow(
+                [*(_cell(row.get(name)) for name in own), *(values[number] for values in added.values())]
+            )
         text.detach()  # flushes, and leaves the file open to its owner
+
+    def _added(self) -> dict[str, list[Any]]:
+        """The columns of the answers, by name."""
+        names = list(self._names.chosen.values()) if self._names else []
+        if not names:
+            return {}
+        columns: dict[str, list[Any]] = {names[0]: [answer.label for answer in self._answers]}
+        probabilities = [list(_probabilities(answer).values()) for answer in self._answers]
+        return columns | {name: [row[i] for row in probabilities] for i, name in enumerate(names[1:])}
+
+    def _save_parquet(self, own: Sequence[str], file: BinaryIO, output: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = self._own
+        if table is None:
+            table = pa.table({name: self._column(name, output) for name in own})
+        for name, values in self._added().items():
+            table = table.append_column(name, pa.array(values))
+        try:
+            pq.write_table(table, file)
+        except (pa.ArrowException, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{output} cannot be written as Parquet ({reason}). Write to a .jsonl file instead."
+            ) from None
+
+    def _column(self, name: str, output: Path) -> pa.Array:
+        import pyarrow as pa
+
+        from stillshot.data.json_lines import dumps
+        from stillshot.data.parquet import exact_array
+
+        values = [row.get(name) for row in self._rows]
+        array = exact_array(values)
+        if array is not None:
+            return array
+        if all(value is None or isinstance(value, list | dict) for value in values):
+            self._notes.append(
+                f"the column {name!r} is written as JSON text, since Parquet has no type for it."
+            )
+            return pa.array([None if value is None else dumps(value) for value in values])
+        kinds = " and ".join(dict.fromkeys(type(value).__name__ for value in values if value is not None))
+        if kinds == "int":
+            kinds = "whole numbers of more than 64 bits"
+        raise DataError(
+            f"{output}: the column {name!r} cannot be one of a Parquet file, since it has values of {kinds}. Write "
+            "to a .jsonl file instead."
+        )
 
 
 def _cell(value: Any) -> Any:
+    from stillshot.data.json_lines import dumps, strict
+
     if isinstance(value, bool | dict | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return value
+        return dumps(value)
+    return strict(value)
 
 
-def _save_parquet(names: Sequence[str], rows: Sequence[Answer], file: BinaryIO, output: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {}
-    for name in names:
-        try:
-            columns[name] = pa.array([row.get(name) for row in rows])
-        except (pa.ArrowException, UnicodeEncodeError) as error:
-            raise DataError(
-                f"{output}: the column {name!r} cannot be one of a Parquet file ({str(error).splitlines()[0]}). Write "
-                "to a .jsonl file instead."
-            ) from None
-    pq.write_table(pa.table(columns), file)
+__all__ = ["TABLE_SUFFIXES", "Row", "Sink", "answer_sink", "check_output"]

@@ -16,6 +16,8 @@ from stillshot.errors import RecipeError
 if TYPE_CHECKING:
     from stillshot.config import Recipe
 
+LONGEST = 100  # characters of a run folder's name that is taken from a recipe's
+
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 Overrides = Annotated[
     list[str] | None,
@@ -49,7 +51,7 @@ def read_recipe(path: Path, overrides: list[str] | None) -> Recipe:
 
 def run_folder(recipe: Recipe, output: Path | None) -> Path:
     """Where a recipe runs: the folder asked for, else one named after the recipe."""
-    return output or Path("runs") / (re.sub(r"[^\w.-]+", "-", recipe.name).strip(".-") or "run")
+    return output or Path("runs") / (re.sub(r"[^\w.-]+", "-", recipe.name).strip(".-")[:LONGEST] or "run")
 
 
 def echo_json(content: Any) -> None:

@@ -22,7 +22,7 @@ def doubts_about(examples: Sequence[Example], path: Path) -> list[str]:
     for group in by_text.values():
         if len(group) > 1:
             (same if len({example.label for example in group}) == 1 else contradicting).append(group)
-    doubts = []
+    doubts = _printed_missing(examples, path)
     if same:
         doubts.append(
             f"{path}: {_texts(len(same))} more than once, e.g. {_places(same[0])}. Only the first of each is used."
@@ -33,6 +33,37 @@ def doubts_about(examples: Sequence[Example], path: Path) -> list[str]:
             f"{path}: {_texts(len(contradicting))} with contradicting labels, e.g. {_places(contradicting[0])} "
             f"({labels}). Only the first of each is used; remove the wrong ones."
         )
+    return doubts
+
+
+def _printed_missing(examples: Sequence[Example], path: Path) -> list[str]:
+    """Texts that are the word ``nan``."""
+    from stillshot.data.notes import places
+    from stillshot.data.values import PRINTED_MISSING
+
+    printed = [e.origin for e in examples if PRINTED_MISSING & {text.lower() for text in e.fields.values()}]
+    if not printed:
+        return []
+    texts = "1 text is" if len(printed) == 1 else f"{len(printed):,} texts are"
+    return [
+        f"{path}: {texts} the word nan, as other tools print a missing text ({places(printed)}). Remove those rows if so."
+    ]
+
+
+def labels_in_doubt(
+    learned: Sequence[Example], tested: Sequence[Example], labels: Sequence[str]
+) -> list[str]:
+    """Labels without a test item, and labels of such different frequency that calibration may do harm."""
+    from stillshot.data.balance import UNEVEN_ADVICE, absent_labels, count_labels, describe_uneven
+
+    doubts = []
+    if absent := absent_labels(count_labels(tested), labels):
+        named = ", ".join(map(repr, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        doubts.append(f"No test item has the label {named}, so nothing will be known of it. Add some.")
+    for what, examples in (("the labelled examples", learned), ("the test items", tested)):
+        if uneven := describe_uneven(count_labels(examples), labels):
+            doubts.append(f"Labels are uneven: of {what}, {uneven}. {UNEVEN_ADVICE}")
+            break
     return doubts
 
 

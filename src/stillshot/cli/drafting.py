@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from stillshot.data.values import number_name
 from stillshot.errors import DataError
 
 if TYPE_CHECKING:
-    from stillshot.config import TaskDefinition
+    from stillshot.config import Scoring, TaskDefinition
     from stillshot.types import Example
 
 LABELLED = 16
 UNLABELLED = 512
-# Words that a prompt of all demonstrations and a query may have for a window of 2,048 tokens.
-PROMPT_WORDS = 1200
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Sizes:
     num_contexts: int
     num_shots: int
     num_unlabelled: int
-    max_words: int | None
+    max_tokens: int | None = None
 
 
 def field_names(columns: Sequence[str]) -> dict[str, str]:
@@ -92,23 +91,26 @@ def choose_sizes(
             "too few. Add examples, or give a file of plain texts with --unlabelled."
         )
     shots = max(1, per_label // 2) * len(labels)
-    every = [example for part in (labelled, unlabelled or (), tested) for example in part]
-    longest = max(sum(len(text.split()) for text in example.fields.values()) for example in every)
-    allowed = PROMPT_WORDS // (shots + 1)
-    fields = len(labelled[0].fields)
     return Sizes(
         labelled=budget,
         num_contexts=4 if per_label >= 2 else 2,
         num_shots=shots,
         num_unlabelled=min(UNLABELLED, left),
-        max_words=max(10, allowed // fields) if longest > allowed else None,
     )
 
 
 def draft(
-    name: str, task: TaskDefinition, files: Files, sizes: Sizes, teacher: str, student: str, command: str
+    name: str,
+    task: TaskDefinition,
+    files: Files,
+    sizes: Sizes,
+    models: tuple[str, str],
+    command: str,
+    *,
+    strict: bool = False,
 ) -> str:
-    """The recipe's text."""
+    """The recipe's text; ``models`` are the teacher and the student."""
+    teacher, student = models
     return "\n".join(
         [
             f"# Written by `{' '.join(command.split())}`; change what you like.",
@@ -117,7 +119,7 @@ def draft(
             "",
             *_task_lines(task),
             "",
-            *_data_lines(files, sizes),
+            *_data_lines(files, sizes, strict),
             "",
             "# How many labelled examples are used, and how many of them each prompt shows.",
             "# Add entries to compare budgets.",
@@ -154,7 +156,7 @@ def _task_lines(task: TaskDefinition) -> list[str]:
         source = content["sources"]["local"]
         lines.append(_indented({"sources": {"local": {"splits": {}, **source}}}))
     lines.append("  # How the teacher is asked: the pattern, then the words of a label.")
-    if all(re.fullmatch(r"-?\d+", label) for label in task.labels):
+    if all(number_name(label) is not None for label in task.labels):
         lines.append(
             "  # These labels are numbers, which tell a model nothing: put words that say what they mean."
         )
@@ -164,7 +166,7 @@ def _task_lines(task: TaskDefinition) -> list[str]:
     return lines
 
 
-def _data_lines(files: Files, sizes: Sizes) -> list[str]:
+def _data_lines(files: Files, sizes: Sizes, strict: bool) -> list[str]:
     lines = ["# Which file plays which part.", "data:", _indented({"labelled": str(files.labelled)})]
     if files.unlabelled is None:
         lines.append(
@@ -175,12 +177,20 @@ def _data_lines(files: Files, sizes: Sizes) -> list[str]:
     if files.split_from is not None:
         lines.append(f"  # 30% of {files.split_from}, which no method learns from.".replace("\n", " "))
     lines.append(_indented({"in_domain": {"test": str(files.test)}}))
-    if sizes.max_words is not None:
+    if sizes.max_tokens is not None:
         lines.append(
-            "  # Longer texts are cut after so many words, so that all prompts fit a window of 2,048 tokens."
+            "  # Longer texts are cut after so many tokens, so that all prompts fit the teacher's window."
         )
-        lines.append(_indented({"max_words": sizes.max_words}))
+        lines.append(_indented({"max_tokens": sizes.max_tokens}))
+    if strict:
+        lines.append("  # Rows without a text or a label are refused, not left out.")
+        lines.append(_indented({"strict": True}))
     return lines
+
+
+def scoring_of(task: TaskDefinition) -> Scoring:
+    """How the teacher of a drafted recipe is asked: a pass a label is affordable where there are few."""
+    return "both" if len(task.labels) <= 4 else "direct"
 
 
 def _scoring_lines(task: TaskDefinition) -> list[str]:
@@ -188,8 +198,7 @@ def _scoring_lines(task: TaskDefinition) -> list[str]:
         "  # direct: the label's words after the text; channel: the text after the label's words (good for"
     ]
     lines.append("  # pairs; one pass a label); both: their product.")
-    few = len(task.labels) <= 4
-    return [*lines, _indented({"scoring": "both" if few else "direct"})]
+    return [*lines, _indented({"scoring": scoring_of(task)})]
 
 
 def _indented(content: Mapping[str, Any]) -> str:

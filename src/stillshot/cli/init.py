@@ -16,6 +16,7 @@ from stillshot.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from stillshot.cli.drafting import Files
+    from stillshot.cli.lengths import Fit
     from stillshot.config import Source, TaskDefinition
     from stillshot.types import Example
 
@@ -24,13 +25,20 @@ TEST_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Table:
-    """A file of labelled examples, and what its columns were found to be."""
+    """A file of labelled examples, and what its columns were found to be.
+
+    Attributes:
+        notes: What reading it found.
+        strict: Whether rows without a text or a label are refused.
+    """
 
     path: Path
     task: TaskDefinition
     examples: list[Example]
     text_columns: tuple[str, ...]
     label_column: str
+    notes: list[str]
+    strict: bool = False
 
     @property
     def source(self) -> Source | None:
@@ -71,6 +79,10 @@ def init(
     ] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", metavar="MODEL", help="The teacher.")] = None,
     student: Annotated[str | None, typer.Option("--student", metavar="MODEL", help="The student.")] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse rows without a text or a label, instead of leaving them out."),
+    ] = False,
 ) -> None:
     """Write a recipe for your own labelled examples.
 
@@ -80,6 +92,7 @@ def init(
     """
     from stillshot.cli.drafting import Files, choose_sizes, draft
     from stillshot.cli.labels import parse_label_names
+    from stillshot.cli.lengths import fit_to_window
     from stillshot.config import Student, Teacher
 
     stem = data.name.split(".")[0] or "data"
@@ -87,25 +100,22 @@ def init(
     _check_options(data, test, teacher, student)
     files = Files(data, test, unlabelled, None) if test else _split_files(data, stem, output, unlabelled)
     _refuse_to_overwrite([output, *([] if test else [files.labelled, files.test])])
-    table = _read_table(data, name, text or [], label, parse_label_names(label_name))
+    table = _read_table(data, name, text or [], label, parse_label_names(label_name), strict)
     learned, tested = (table.examples, _read_more(table, test, labels=True)) if test else _split(table)
     plain = _read_more(table, unlabelled, labels=False) if unlabelled else None
-    recipe = draft(
-        name,
-        table.task,
-        files,
-        choose_sizes(learned, plain, table.task.labels, tested),
-        teacher or Teacher().model,
-        student or Student().model,
-        f"stillshot init {data}",
-    )
+    models = (teacher or Teacher().model, student or Student().model)
+    asked = [*learned, *(plain or ()), *tested]
+    fit = fit_to_window(choose_sizes(learned, plain, table.task.labels, tested), table.task, models[0], asked)
+    command = f"stillshot init {data}{' --strict' if strict else ''}"
+    recipe = draft(name, table.task, files, fit.sizes, models, command, strict=strict)
     _check_draft(recipe, output)
     if not test:
         _write_examples(files.labelled, learned, table)
         _write_examples(files.test, tested, table)
     _write(output, recipe)
     _tell(table, files, output, learned, tested)
-    _warn(table, test, tested)
+    _warn(table, test, learned, tested)
+    _tell_of_cuts(fit, len(asked), models[0])
 
 
 def _check_options(data: Path, test: Path | None, *models: str | None) -> None:
@@ -124,22 +134,27 @@ def _check_options(data: Path, test: Path | None, *models: str | None) -> None:
 
 
 def _read_table(
-    path: Path, name: str, text: Sequence[str], label: str | None, label_names: dict[str, str]
+    path: Path, name: str, text: Sequence[str], label: str | None, label_names: dict[str, str], strict: bool
 ) -> Table:
     from stillshot.cli.columns import label_column, look_at, text_columns
     from stillshot.cli.drafting import field_names
-    from stillshot.cli.labels import label_values, name_labels
+    from stillshot.cli.labels import label_values, name_labels, respelled
     from stillshot.config import Source, Sources
-    from stillshot.data.files import examples_in, read_rows
+    from stillshot.data.examples import examples_in
+    from stillshot.data.files import read_rows
     from stillshot.tasks import new_task
 
-    rows = list(read_rows(path))
+    notes: list[str] = []
+    rows = list(read_rows(path, notes))
     if not rows:
         raise DataError(f"{path} holds no rows. Check that it is the right file.")
     columns = look_at(row for _, row in rows)
-    label_from = label_column(columns, label, path, text)
+    label_from = label_column(columns, label, path, text, [row for _, row in rows])
     texts_from = text_columns(columns, text, path, label_from)
-    named = name_labels(label_values(rows, label_from, path), label_names, path)
+    values = label_values(rows, label_from, path, label_names, strict=strict).values
+    named = name_labels(values, label_names, path)
+    if spelled := respelled(values, named):
+        notes.append(spelled)
     labels = list(dict.fromkeys(named.values()))
     if len(labels) < 2:
         raise DataError(f"{path}: all examples have the label {labels[0]!r}. At least two labels are needed.")
@@ -153,13 +168,16 @@ def _read_table(
     task = new_task(name, list(fields), labels)
     if source != Source(splits={}):
         task = task.model_copy(update={"sources": Sources(local=source)})
-    return Table(path, task, examples_in(rows, task, source, True, str(path)), texts_from, label_from)
+    examples = examples_in(rows, task, source, True, str(path), notes=notes, leave_out=not strict)
+    return Table(path, task, examples, texts_from, label_from, notes, strict)
 
 
 def _read_more(table: Table, path: Path, *, labels: bool) -> list[Example]:
     from stillshot.data.files import read_file
 
-    return read_file(path, table.task, source=table.source, labels=labels)
+    return read_file(
+        path, table.task, source=table.source, labels=labels, notes=table.notes, leave_out=not table.strict
+    )
 
 
 # Splitting and writing ---------------------------------------------------------------------------
@@ -184,9 +202,10 @@ def _split(table: Table) -> tuple[list[Example], list[Example]]:
             f"{table.path} has fewer than two different examples of {rare[0]!r}: one to learn from and one to test on "
             "are needed. Add examples, or give a test file with --test."
         )
-    held_out = draw_evaluation(table.examples, max(1, round(TEST_SHARE * len(distinct))))
-    tested = {example.key for example in held_out}
-    return [example for example in table.examples if example.key not in tested], list(held_out)
+    size = max(len(table.task.labels), round(TEST_SHARE * len(distinct)))  # an item of each label at least
+    held_out = draw_evaluation(table.examples, size)
+    tested = {example.identity for example in held_out}
+    return [example for example in table.examples if example.identity not in tested], list(held_out)
 
 
 def _refuse_to_overwrite(paths: Sequence[Path]) -> None:
@@ -209,7 +228,11 @@ def _check_draft(recipe: str, output: Path) -> None:
 def _write_examples(path: Path, examples: Sequence[Example], table: Table) -> None:
     import json
 
-    names = {value: name for name, value in (table.source.label_values if table.source else {}).items()}
+    from stillshot.data.values import number_name
+
+    values = table.source.label_values if table.source else {}
+    # A number in its short form is read as it is.
+    names = {name: value for value, name in values.items() if number_name(value) != name}
     lines = []
     for example in examples:
         row = dict(zip(table.text_columns, example.fields.values(), strict=True))
@@ -231,6 +254,8 @@ def _write(path: Path, content: str) -> None:
 def _tell(
     table: Table, files: Files, output: Path, learned: Sequence[Example], tested: Sequence[Example]
 ) -> None:
+    from stillshot.data.values import number_name
+
     task = table.task
     echo(
         f"Texts from {', '.join(table.text_columns)}; labels from {table.label_column}: {', '.join(task.labels)}."
@@ -239,7 +264,7 @@ def _tell(
         echo(f"{files.test}: {len(tested):,} of the examples, held out for the test.")
         echo(f"{files.labelled}: the other {len(learned):,}.")
     echo(f"{output}: the recipe. Next: stillshot check {output}")
-    if all(re.fullmatch(r"-?\d+", label) for label in task.labels):
+    if all(number_name(label) is not None for label in task.labels):
         echo(
             f"The labels are numbers, which tell a model nothing. Name them: --label-name {task.labels[0]}=NAME ..., "
             "or change label_words in the recipe.",
@@ -247,11 +272,28 @@ def _tell(
         )
 
 
-def _warn(table: Table, test: Path | None, tested: Sequence[Example]) -> None:
-    from stillshot.cli.doubts import doubts_about, few_to_test_on
+def _warn(table: Table, test: Path | None, learned: Sequence[Example], tested: Sequence[Example]) -> None:
+    from stillshot.cli.doubts import doubts_about, few_to_test_on, labels_in_doubt
+    from stillshot.cli.labels import odd_labels
 
-    doubts = doubts_about(table.examples, table.path)
+    doubts = [*table.notes, *odd_labels(table.task.labels), *doubts_about(table.examples, table.path)]
     if test:
         doubts += doubts_about(tested, test)
+    doubts += labels_in_doubt(learned, tested, table.task.labels)
     for doubt in [*doubts, *few_to_test_on(len({example.key for example in tested}))]:
         echo(f"warning: {doubt}", err=True)
+
+
+def _tell_of_cuts(fit: Fit, examples: int, teacher: str) -> None:
+    if fit.cut:
+        echo(
+            f"warning: {fit.cut:,} of {examples:,} examples have a text of more than {fit.sizes.max_tokens:,} tokens, after "
+            "which it is cut (data.max_tokens): no prompt has room for all of it.",
+            err=True,
+        )
+        if fit.estimated:
+            echo(
+                f"note: tokens were estimated, since the tokenizer of {teacher} is not on this machine; `stillshot check` "
+                "counts them.",
+                err=True,
+            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stillshot.cli.answers import PREDICTION, PROBABILITIES, TABLE_SUFFIXES, answer_sink, check_output
+from stillshot.cli.answers import TABLE_SUFFIXES, answer_sink, check_output
 from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from stillshot.data.parquet import ParquetFile
     from stillshot.deploy.predictor import Predictor
 
 CHUNK_LINES = 256
@@ -32,8 +32,8 @@ TRUNCATED = "truncated"  # a key of the answers to texts that were cut, in JSONL
 
 # A row and where it was read; what is not an object was a text alone.
 Row = tuple[str, Any]
-# Some rows as objects, and the probabilities of labels for each.
-Answered = tuple[list[Mapping[str, Any]], "NDArray[np.float64]"]
+# Some rows as objects, with their places, and the probabilities of labels for each.
+Answered = tuple[list[tuple[str, Mapping[str, Any]]], "NDArray[np.float64]"]
 
 
 def predict(
@@ -77,36 +77,40 @@ def predict(
       stillshot predict runs/first/students/CELL queries.jsonl -o answers.jsonl
     """
     check_output(output)
-    rows, folder = _rows(file), find_student(model)
+    notes: list[str] = []
+    table = _parquet(file)
+    rows, folder = table.rows(class_names=False) if table else _rows(file, notes), find_student(model)
     with progress(after_seconds=QUIET_SECONDS) as report:
         report("predict", "loading the student", 0, 0)
         from stillshot.deploy.predictor import load_predictor
         from stillshot.evaluate.runner import quiet_libraries
+        from stillshot.student.saved import as_predictions
 
         quiet_libraries()
         student = load_predictor(folder)
-        done, notes, cut = 0, [], list[str]()
+        done, cut = 0, list[str]()
         flag = output is None or output.suffix.lower() not in TABLE_SUFFIXES
-        with answer_sink(output) as sink:
-            answered = _answered(student, rows, batch_size, report, cut, flag)
+        with answer_sink(output, table.table if table else None) as sink:
+            answered = _answered(student, rows, batch_size, report, notes, cut, flag)
             for objects, probabilities in _calibrated(answered, notes) if calibrate else answered:
-                sink.write(_lines(student.task.labels, objects, probabilities))
+                sink.write(objects, as_predictions(student.task.labels, probabilities))
                 done += len(objects)
+        notes += sink.notes
     name = "stdin" if file is None or str(file) == "-" else file
     if not done:
-        notes = [f"note: {name} holds no queries, so nothing was answered."]
+        notes.append(f"{name} holds no queries, so nothing was answered.")
     elif calibrate and done < FEW_QUERIES:
-        notes.append("note: so few do not tell a bias from chance; calibrate many together.")
+        notes.append("so few do not tell a bias from chance; calibrate many together.")
     if cut:
         notes.append(_cut_note(cut, done, student.featurizer.max_tokens))
     for note in notes:
-        echo(note, err=True)
+        echo(f"note: {note}", err=True)
 
 
 def _cut_note(places: Sequence[str], queries: int, max_tokens: int) -> str:
     named = ", ".join(places[:MOST_PLACES]) + (", ..." if len(places) > MOST_PLACES else "")
     return (
-        f"note: {len(places):,} of {queries:,} queries were cut to their first part, since the student reads "
+        f"{len(places):,} of {queries:,} queries were cut to their first part, since the student reads "
         f"{max_tokens:,} tokens: {named}."
     )
 
@@ -116,6 +120,7 @@ def _answered(
     rows: Iterator[Row],
     batch_size: int,
     report: Callable[[str, str, int, int], None],
+    notes: list[str],
     cut: list[str],
     flag: bool,
 ) -> Iterator[Answered]:
@@ -125,9 +130,12 @@ def _answered(
     """
     import numpy as np
 
-    from stillshot.data.files import examples_in
+    from stillshot.data.examples import examples_in
+    from stillshot.data.notes import places
+    from stillshot.data.values import PRINTED_MISSING
 
     task, done = student.task.of_queries(), 0
+    printed: list[str] = []
     report("predict", "answering queries", 0, 0)
     while chunk := list(itertools.islice(rows, CHUNK_LINES)):
         objects = [(where, _object(where, row, task.fields)) for where, row in chunk]
@@ -139,14 +147,20 @@ def _answered(
                 f"The student answers {objects[bad[0]][0]} with numbers that are not finite; its weights may be "
                 "damaged. Copy the folder here again, or train the student again."
             )
+        printed += [e.origin for e in examples if PRINTED_MISSING & {t.lower() for t in e.fields.values()}]
         cut += [objects[position][0] for position in shortened]
         for position in shortened if flag else ():
             where, row = objects[position]
             if TRUNCATED not in row:  # a column of the user's own stays as it is
                 objects[position] = where, {**row, TRUNCATED: True}
-        yield [row for _, row in objects], probabilities
+        yield objects, probabilities
         done += len(chunk)
         report("predict", "answering queries", done, 0)
+    if printed:
+        notes.append(
+            f"{len(printed):,} texts are the word nan, as other tools print a missing text ({places(printed)}). They "
+            "were answered as texts."
+        )
 
 
 def _calibrated(answered: Iterable[Answered], notes: list[str]) -> Iterator[Answered]:
@@ -159,23 +173,13 @@ def _calibrated(answered: Iterable[Answered], notes: list[str]) -> Iterator[Answ
         objects = [row for rows, _ in parts for row in rows]
         before = np.concatenate([probabilities for _, probabilities in parts])
         if (before == before[0]).all():
-            notes.append("note: nothing was calibrated, since all answers are alike.")
+            notes.append("nothing was calibrated, since all answers are alike.")
             yield objects, before
             return
         after = batch_calibrated(before)
         changed = int((before.argmax(-1) != after.argmax(-1)).sum())
         notes.append(f"Calibrated on {len(before):,} queries; {changed:,} answers are others for it.")
         yield objects, after
-
-
-def _lines(
-    labels: Sequence[str], rows: Sequence[Mapping[str, Any]], probabilities: NDArray[np.float64]
-) -> Iterator[dict[str, Any]]:
-    from stillshot.student.saved import as_predictions
-
-    for row, answer in zip(rows, as_predictions(labels, probabilities), strict=True):
-        found = {label: round(value, 6) for label, value in answer.probabilities.items()}
-        yield {**row, PREDICTION: answer.label, PROBABILITIES: found}
 
 
 def _object(where: str, row: Any, fields: list[str]) -> Mapping[str, Any]:
@@ -191,17 +195,29 @@ def _object(where: str, row: Any, fields: list[str]) -> Mapping[str, Any]:
 # Reading -----------------------------------------------------------------------------------------
 
 
-def _rows(file: Path | None) -> Iterator[Row]:
+def _parquet(file: Path | None) -> ParquetFile | None:
+    """The file's table, if it is a Parquet file."""
+    from stillshot.data.files import file_suffix
+
+    if file is None or not file.is_file() or file_suffix(file) != ".parquet":
+        return None
+    from stillshot.data.parquet import ParquetFile
+
+    return ParquetFile(file)
+
+
+def _rows(file: Path | None, notes: list[str]) -> Iterator[Row]:
     from stillshot.data.files import file_suffix, read_rows
+    from stillshot.data.json_lines import json_values
 
     if file is None or str(file) == "-":
         stream = typer.get_binary_stream("stdin")
         if stream.isatty():
             raise DataError("There are no queries. Name a file, or pipe JSONL into this command.")
-        return _json_rows(stream, "stdin")
+        return json_values(stream, "stdin")
     if not file.exists() or file.is_dir() or file_suffix(file) in TABLE_SUFFIXES:
-        return read_rows(file)  # or its error
-    return _json_rows(_opened(file), str(file))
+        return read_rows(file, notes)
+    return json_values(_opened(file), str(file))
 
 
 def _opened(file: Path) -> Iterator[bytes]:
@@ -211,21 +227,3 @@ def _opened(file: Path) -> Iterator[bytes]:
             yield from lines
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error}.") from None
-
-
-def _json_rows(lines: Iterable[bytes], name: str) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
-        where = f"{name}:{number}"
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if text.strip():
-                yield where, json.loads(text)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where} is not UTF-8 text: {error.reason}.") from None
-        except (ValueError, RecursionError) as error:
-            reason = (
-                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            )
-            raise DataError(
-                f"{where} is not valid JSON: {reason}. Each line must be one whole object."
-            ) from None

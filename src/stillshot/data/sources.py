@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
 from stillshot.config import Source, TaskDefinition
-from stillshot.data.files import SUFFIXES, examples_in, file_suffix, is_blank, read_file
+from stillshot.data.examples import Row, examples_in
+from stillshot.data.files import SUFFIXES, file_suffix, read_file
+from stillshot.data.notes import Notes, add_note, places
+from stillshot.data.parquet import class_name, class_names_of
+from stillshot.data.values import is_blank
 from stillshot.errors import DataError, did_you_mean
 from stillshot.hub import hub_access
 from stillshot.tasks import load_task
@@ -20,7 +24,13 @@ ROOT_VARIABLE = "STILLSHOT_DATA"
 
 
 def read_reference(
-    reference: str, task: TaskDefinition, root: Path | None = None, labels: bool = True
+    reference: str,
+    task: TaskDefinition,
+    root: Path | None = None,
+    labels: bool = True,
+    *,
+    notes: Notes = None,
+    leave_out: bool = False,
 ) -> tuple[TaskDefinition, list[Example]]:
     """The examples that a recipe's ``data`` section refers to, and the task they belong to.
 
@@ -30,18 +40,22 @@ def read_reference(
             task's fields or as in its ``sources.local``.
         task: The recipe's task.
         root: A folder with local copies of public data, looked into before ``$STILLSHOT_DATA``.
-        labels: Whether labels are needed; see :func:`read_file`.
+        labels: Whether labels are needed; see :func:`read_file`, also of the next two.
+        notes: Collects what was read in another way than it is written, and what was left out.
+        leave_out: Leave out rows of files that lack a text or a label.
 
     Raises:
         RecipeError: There is no such other task.
         DataError: See :func:`read_file` and :func:`read_split`.
     """
     if is_file_reference(reference):
-        return task, read_file(reference, task, source=task.sources.local, labels=labels)
+        return task, read_file(
+            reference, task, source=task.sources.local, labels=labels, notes=notes, leave_out=leave_out
+        )
     # From the right, so that the other task may be given by a path with a colon in it.
     other, colon, split = reference.rpartition(":")
     owner = load_task(other) if colon else task
-    return owner, read_split(owner, split, root, labels=labels)
+    return owner, read_split(owner, split, root, labels=labels, notes=notes, leave_out=leave_out)
 
 
 def is_file_reference(reference: str) -> bool:
@@ -52,7 +66,13 @@ def is_file_reference(reference: str) -> bool:
 
 
 def read_split(
-    task: TaskDefinition, split: str, root: Path | None = None, *, labels: bool = True
+    task: TaskDefinition,
+    split: str,
+    root: Path | None = None,
+    *,
+    labels: bool = True,
+    notes: Notes = None,
+    leave_out: bool = False,
 ) -> list[Example]:
     """A named split, from the first place that has it: embedded, generated, local copy, Hub.
 
@@ -60,7 +80,9 @@ def read_split(
         task: The task that the split belongs to.
         split: The split's name in the task's ``sources``.
         root: A folder with local copies, looked into before ``$STILLSHOT_DATA``; then the Hub is asked.
-        labels: Whether labels are needed; see :func:`read_file`.
+        labels: Whether labels are needed; see :func:`read_file`, also of ``notes`` and ``leave_out``.
+        notes: See there.
+        leave_out: See there; of data from the Hub, rows without a text are always left out.
 
     Raises:
         DataError: No source has such a split, the local copy is missing and the Hub cannot be reached,
@@ -78,9 +100,11 @@ def read_split(
         for folder in folders:
             path = folder / str(sources.local.splits[split])
             if path.is_file():
-                return read_file(path, task, source=sources.local, labels=labels)
+                return read_file(
+                    path, task, source=sources.local, labels=labels, notes=notes, leave_out=leave_out
+                )
     if sources.hub and split in sources.hub.splits:
-        return _from_hub(task, sources.hub, split, folders, labels)
+        return _from_hub(task, sources.hub, split, folders, labels, notes)
     raise DataError(_not_at_hand(task, split, folders))
 
 
@@ -138,7 +162,7 @@ def _generated(task: TaskDefinition, per_subcase: int, labels: bool) -> list[Exa
 
 
 def _from_hub(
-    task: TaskDefinition, source: Source, split: str, folders: Sequence[Path], labels: bool
+    task: TaskDefinition, source: Source, split: str, folders: Sequence[Path], labels: bool, notes: Notes
 ) -> list[Example]:
     from datasets import load_dataset
 
@@ -153,8 +177,25 @@ def _from_hub(
             f"The split {hub_split!r} of the data set {named} could not be read from the Hugging Face Hub: "
             f"{type(error).__name__}: {reason}. {_how_to_give_a_copy(task, split, folders)}"
         ) from error
-    rows = ((f"{path}/{hub_split}:{number}", dict(row)) for number, row in enumerate(data, start=1))
+    named = class_names_of(features.to_dict()) if (features := getattr(data, "features", None)) else {}
+    rows = (
+        (f"{path}/{hub_split}:{number}", {**row, **{c: class_name(row.get(c), named[c]) for c in named}})
+        for number, row in enumerate(map(dict, data), start=1)
+    )
     # QQP, for one, has rows with an empty question, which a user cannot mend.
     columns = [source.columns.get(field, field) for field in task.fields]
-    whole = (row for row in rows if not any(is_blank(row[1].get(column, "absent")) for column in columns))
-    return examples_in(whole, task, source, labels)
+    blank: list[str] = []
+
+    def whole() -> Iterator[Row]:
+        for where, row in rows:
+            if any(is_blank(row.get(column, "absent")) for column in columns):
+                blank.append(where)
+            else:
+                yield where, row
+
+    found = examples_in(whole(), task, source, labels, notes=notes)
+    if blank:
+        add_note(
+            notes, f"{path}/{hub_split}: {len(blank):,} rows without a text are left out ({places(blank)})."
+        )
+    return found

@@ -74,14 +74,14 @@ def draw_unlabelled(
         examples: Candidates, with or without labels.
         count: How many.
         seed: Which draw.
-        exclude: Keys (``Example.key``) of texts that must not be drawn: demonstrations, evaluation items.
+        exclude: Keys (``Example.identity``) of texts that must not be drawn: demonstrations, evaluation items.
 
     Raises:
         DataError: Fewer than ``count`` are left.
     """
     kept_out = frozenset(exclude)
     distinct = _distinct(examples)
-    available = [example for example in distinct if example.key not in kept_out]
+    available = [example for example in distinct if example.identity not in kept_out]
     if len(available) < count:
         raise DataError(
             f"{count} unlabelled queries are asked for, but there are {len(available)} distinct texts, with "
@@ -96,7 +96,8 @@ def draw_evaluation(examples: Iterable[Example], limit: int | None, seed: int = 
     """All distinct texts, or a sample of ``limit`` of them with the same shares of labels and groups.
 
     The sample is stratified by label, then within a label by the group that has the most values, so 600
-    of HANS has 20 of each of its 30 subcases. The order of the examples is kept.
+    of HANS has 20 of each of its 30 subcases. Every label keeps an item where ``limit`` allows one each. The order of
+    the examples is kept.
 
     Args:
         examples: The evaluation split; of equal texts the first is kept.
@@ -112,11 +113,11 @@ def draw_evaluation(examples: Iterable[Example], limit: int | None, seed: int = 
         strata[example.label or ""][example.groups.get(group, "")].append(example)
     sizes = {label: sum(map(len, groups.values())) for label, groups in strata.items()}
     chosen: set[str] = set()
-    for label, of_label in _shares(sizes, limit, seed).items():
+    for label, of_label in _one_at_least(_shares(sizes, limit, seed), limit).items():
         groups = strata[label]
         for name, share in _shares({name: len(groups[name]) for name in groups}, of_label, seed).items():
-            chosen.update(example.key for example in groups[name][:share])
-    return tuple(example for example in distinct if example.key in chosen)
+            chosen.update(example.identity for example in groups[name][:share])
+    return tuple(example for example in distinct if example.identity in chosen)
 
 
 def _finest_group(examples: Sequence[Example]) -> str:
@@ -137,6 +138,16 @@ def _shares(sizes: Mapping[str, int], total: int, seed: int) -> dict[str, int]:
 
     for name in sorted(sizes, key=remainder)[: total - sum(shares.values())]:
         shares[name] += 1
+    return shares
+
+
+def _one_at_least(shares: Mapping[str, int], total: int) -> dict[str, int]:
+    """The shares with none of them 0, at the cost of the largest; as they are where ``total`` is too small."""
+    shares = dict(shares)
+    for name in [name for name, share in shares.items() if share == 0 and total >= len(shares)]:
+        largest = max(shares, key=lambda other: shares[other])
+        shares[largest] -= 1
+        shares[name] = 1
     return shares
 
 
@@ -176,7 +187,7 @@ def check_leakage(parts: Mapping[str, Iterable[Example]]) -> None:
     Raises:
         DataError: Two parts share a text; it says which, how many, and where one of them was read.
     """
-    by_key = {name: {example.key: example for example in examples} for name, examples in parts.items()}
+    by_key = {name: {example.identity: example for example in examples} for name, examples in parts.items()}
     for (name, some), (other, others) in combinations(by_key.items(), 2):
         shared = [key for key in some if key in others]
         if shared:
@@ -192,12 +203,13 @@ def _distinct(examples: Iterable[Example]) -> list[Example]:
     """The first example of each text, in the given order."""
     first: dict[str, Example] = {}
     for example in examples:
-        first.setdefault(example.key, example)
+        first.setdefault(example.identity, example)
     return list(first.values())
 
 
 def _seeded(examples: Iterable[Example], purpose: str, seed: int) -> list[Example]:
-    return sorted(examples, key=lambda example: _digest(purpose, seed, example.key))
+    # By the text as it is shown, so that a cut that merges no texts changes no draw.
+    return sorted(examples, key=lambda example: (_digest(purpose, seed, example.key), example.identity))
 
 
 def _digest(purpose: str, seed: int, item: Hashable) -> str:

@@ -10,6 +10,7 @@ from stillshot.config import Recipe
 from stillshot.data.splits import FEW_ITEMS
 from stillshot.errors import RecipeError
 from stillshot.methods.cells import Setting, asked_settings, cells, settings
+from stillshot.methods.data_doubts import cut_by_student, data_doubts
 from stillshot.methods.materials import Materials
 from stillshot.methods.selection import check_selection, named, variants
 from stillshot.models import load
@@ -66,6 +67,7 @@ def check(recipe: Recipe, materials: Materials | None = None) -> list[Finding]:
         for s in materials.evaluation_sets
         if len(s.examples) < FEW_ITEMS
     ]
+    findings += [Finding(*doubt, warning=True) for doubt in data_doubts(recipe, materials)]
     findings += _check_budgets(recipe, materials)
     checked = _check_teacher(recipe, materials)
     findings += _amounts(recipe, materials)
@@ -78,8 +80,8 @@ def _amounts(recipe: Recipe, materials: Materials) -> list[Finding]:
     """How much of the data is used, how often, and what is asked of the teacher."""
     data = recipe.data
     budgets = " or ".join(dict.fromkeys(f"{budget.labelled:,}" for budget in recipe.budgets))
-    labelled = len({example.key for example in materials.labelled})
-    unlabelled = len({example.key for example in materials.unlabelled})
+    labelled = len({example.identity for example in materials.labelled})
+    unlabelled = len({example.identity for example in materials.unlabelled})
     return [
         Finding("labelled", f"{budgets} of {labelled:,} different texts in {data.labelled}"),
         Finding(
@@ -249,6 +251,8 @@ def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
                     _longest_prompt(writer, "direct", contexts, asked, load.window(config))
         check_tuning(config, student.tuning, student.lora, classifies=head == "label")
         findings.append(Finding("student", f"{student.model}, {head} head, {student.tuning}"))
+        if cut := cut_by_student(recipe, materials, student, head):
+            findings.append(Finding("long texts", cut, warning=True))
     return findings
 
 

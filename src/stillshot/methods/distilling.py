@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from stillshot.config import Budget, Prompt, TaskDefinition
+from stillshot.config import Budget, Prompt, Source, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
+from stillshot.data.frames import rows_in
+from stillshot.data.values import ONE_LABEL_ADVICE, LabelReader, NotOneLabelError, label_value
 from stillshot.errors import DataError, did_you_mean
 from stillshot.methods.asking import Asking, Interview
 from stillshot.methods.selection import select_asking
@@ -47,8 +50,9 @@ def distill(
     in ``output_dir``, so a call that was interrupted, or has another student, asks only what is missing.
 
     Args:
-        labelled: Mappings with the task's fields and ``label``, or examples; a few of every label.
-        queries: Texts (for a task of one field), mappings or examples; labels are not read.
+        labelled: Mappings with the task's fields and ``label``, or examples; a few of every label. A data frame, an
+            Arrow table or a data set with such columns will do.
+        queries: Texts (for a task of one field), mappings or examples, or a table of them; labels are not read.
         task: A built-in task, a YAML file, or a definition (:func:`stillshot.tasks.new_task`).
         teacher: A model id, or a whole teacher section.
         student: A model id, or a whole student section.
@@ -72,7 +76,7 @@ def distill(
     fewest = min(sum(example.label == label for example in shown) for label in definition.labels)
     if fewest == 0:
         raise DataError(f"Every label needs an example: {', '.join(definition.labels)}. Add one of each.")
-    asked = [replace(example, label=None) for example in as_examples(queries, definition)]
+    asked = [replace(example, label=None) for example in as_examples(rows_in(queries), definition)]
     keys = {example.key for example in shown}
     asked = [example for example in asked if example.key not in keys]
     if not asked:
@@ -113,17 +117,24 @@ def distill(
     return Student.load(folder / "student")
 
 
-def _labelled_examples(rows: Sequence[Mapping[str, str] | Example], task: TaskDefinition) -> list[Example]:
-    found = []
-    for number, row in enumerate(rows, start=1):
+def _labelled_examples(given: Any, task: TaskDefinition) -> list[Example]:
+    reader, found = LabelReader(task, Source(splits={})), []
+    for number, row in enumerate(rows_in(given), start=1):
         if not isinstance(row, Mapping | Example):
             raise DataError(
                 f"Labelled example {number} is a {type(row).__name__}; give a mapping with the task's fields and label."
             )
-        label = row.label if isinstance(row, Example) else row.get("label")
+        raw = row.label if isinstance(row, Example) else row.get("label")
+        try:
+            value = label_value(raw)
+        except NotOneLabelError as error:
+            raise DataError(
+                f"Labelled example {number} has {error} as its label. {ONE_LABEL_ADVICE}"
+            ) from None
+        label = None if value is None else reader.read(value)
         if label not in task.labels:
             raise DataError(
-                f"Labelled example {number} has the label {label!r}. {did_you_mean(str(label), task.labels)}"
+                f"Labelled example {number} has the label {raw!r}. {did_you_mean(str(raw), task.labels)}"
             )
         found.append(replace(as_example(row, task), label=label, origin=f"labelled example {number}"))
     return found

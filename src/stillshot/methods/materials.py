@@ -17,8 +17,12 @@ from stillshot.data.splits import (
     draw_unlabelled,
     label_projection,
 )
-from stillshot.errors import DataError
+from stillshot.errors import DataError, StillshotError
+from stillshot.models.load import load_tokenizer
+from stillshot.models.resolve import resolve_model
+from stillshot.prompt.budget import first_tokens
 from stillshot.prompt.demonstrations import draw_contexts, with_shuffled_labels
+from stillshot.prompt.encoder import PromptEncoder
 from stillshot.tasks import load_task
 from stillshot.types import Context, Example
 
@@ -55,12 +59,17 @@ class Draw:
 class Materials:
     """All examples of a recipe, read once.
 
+    Attributes:
+        notes: What reading them found: rows that were left out, texts that were cut, values read in another way than
+            they are written.
+
     Raises:
         DataError: Something is missing, malformed, or in two parts that must be apart.
     """
 
     recipe: Recipe
     task: TaskDefinition = field(init=False)
+    notes: list[str] = field(default_factory=list)
     _draws: dict[tuple[Budget, int], Draw] = field(default_factory=dict)
     _known: dict[tuple[str, bool], tuple[TaskDefinition, list[Example]]] = field(default_factory=dict)
 
@@ -85,12 +94,12 @@ class Materials:
         data = self.recipe.data
         kept_out = frozenset() if is_file_reference(data.labelled) else self._evaluated
         labelled = draw_labelled(
-            [example for example in self.labelled if example.key not in kept_out],
+            [example for example in self.labelled if example.identity not in kept_out],
             self.task,
             budget.labelled,
             seed,
         )
-        taken = {example.key for example in labelled} | self._evaluated
+        taken = {example.identity for example in labelled} | self._evaluated
         queries = draw_unlabelled(self.unlabelled, data.num_unlabelled, seed, taken)
         contexts = draw_contexts(labelled, self.task.labels, budget, seed)
         for evaluation in self.evaluation_sets:
@@ -125,7 +134,7 @@ class Materials:
         Nor are those of a published split demonstrations, since such splits share some texts. A labelled text that is
         in a user's own test file too is a mistake to be told of.
         """
-        return frozenset(e.key for s in self.evaluation_sets for e in s.examples)
+        return frozenset(e.identity for s in self.evaluation_sets for e in s.examples)
 
     @cached_property
     def evaluation_sets(self) -> tuple[EvaluationSet, ...]:
@@ -157,34 +166,82 @@ class Materials:
         data = self.recipe.data
         return self._read(data.unlabelled, labels=data.unlabelled == data.labelled)[1]
 
+    def unlabelled_as_labelled(self) -> Sequence[Example]:
+        """What queries are drawn from, with the labels that stand in its file, if it has some; never to be learned from."""
+        data = self.recipe.data
+        if data.unlabelled == data.labelled:
+            return self.labelled
+        try:
+            return read_reference(data.unlabelled, self.task, data.root, notes=[], leave_out=True)[1]
+        except StillshotError:
+            return ()
+
     def _read(self, reference: str, *, labels: bool) -> tuple[TaskDefinition, list[Example]]:
         if (reference, labels) not in self._known:
-            task, examples = read_reference(reference, self.task, self.recipe.data.root, labels=labels)
+            task, examples = read_reference(
+                reference,
+                self.task,
+                self.recipe.data.root,
+                labels=labels,
+                notes=self.notes,
+                leave_out=not self.recipe.data.strict,
+            )
             if missing := [name for name in self.task.fields if name not in task.fields]:
                 raise DataError(
                     f"{reference!r} is of the task {task.name!r}, which has no field {missing[0]!r} (it has "
                     f"{', '.join(task.fields)}). Name data with the fields {', '.join(self.task.fields)}."
                 )
-            words = self.recipe.data.max_words
-            self._known[reference, labels] = (
-                task,
-                [_as_read(example, self.task, words) for example in examples],
-            )
+            self._known[reference, labels] = (task, self._cut(reference, examples))
         return self._known[reference, labels]
+
+    def _cut(self, reference: str, examples: Sequence[Example]) -> list[Example]:
+        """The examples with the task's fields alone, by which equal texts are known, each within its budget."""
+        data = self.recipe.data
+        whole = [_with_fields_of(example, self.task) for example in examples]
+        cut = [self._cut_one(example) for example in whole]
+        changed = [example for example in cut if example.uncut]
+        if changed:
+            budget = " and ".join(
+                f"data.{name} {limit}"
+                for name, limit in (("max_tokens", data.max_tokens), ("max_words", data.max_words))
+                if limit
+            )
+            note = (
+                f"{reference}: {len(changed):,} of {len(cut):,} examples have texts that are cut to {budget}."
+            )
+            begun_alike = len({example.identity for example in cut}) - len({example.key for example in cut})
+            if begun_alike:
+                note += f" {begun_alike:,} of them then read like another; they stay examples of their own."
+            self.notes.append(note)
+        return cut
+
+    def _cut_one(self, example: Example) -> Example:
+        data = self.recipe.data
+        fields = dict(example.fields)
+        if data.max_words is not None:
+            fields = {name: _first_words(text, data.max_words) for name, text in fields.items()}
+        if data.max_tokens is not None:
+            fields = {
+                name: first_tokens(self._encoder, text, data.max_tokens) for name, text in fields.items()
+            }
+        return example if fields == example.fields else replace(example, fields=fields, uncut=example.key)
+
+    @cached_property
+    def _encoder(self) -> PromptEncoder:
+        """The teacher's tokenizer, by whose tokens texts are cut."""
+        teacher = self.recipe.teacher
+        return PromptEncoder(load_tokenizer(resolve_model(teacher.model, teacher.revision)))
 
 
 def _digest(content: object) -> str:
     return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _as_read(example: Example, task: TaskDefinition, max_words: int | None) -> Example:
-    """The example with the task's fields alone, by which equal texts are known, each cut after ``max_words`` words."""
-    fields = {name: _cut(example.fields[name], max_words) for name in task.fields}
+def _with_fields_of(example: Example, task: TaskDefinition) -> Example:
+    fields = {name: example.fields[name] for name in task.fields}
     return example if fields == example.fields else replace(example, fields=fields)
 
 
-def _cut(text: str, max_words: int | None) -> str:
-    if max_words is None:
-        return text
-    parts = text.split(maxsplit=max_words)
-    return text if len(parts) <= max_words else text[: len(text) - len(parts[-1])].rstrip()
+def _first_words(text: str, most: int) -> str:
+    parts = text.split(maxsplit=most)
+    return text if len(parts) <= most else text[: len(text) - len(parts[-1])].rstrip()

@@ -64,6 +64,10 @@ class PromptEncoder:
             starts.append(next(past, len(offsets)) + shift)
         return [[*self.start, *row] for row in tokenized["input_ids"]], starts
 
+    def token_spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """The characters, from and to, that each token of each text stands for; no special tokens."""
+        return self._tokenize(texts, chat=False, offsets=True)["offset_mapping"]
+
     def shortened(self, text: str, tokens: int, keep: Keep = "start") -> str:
         """The text without its last ``tokens`` tokens, or without its last half if that is less.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stillshot.data.balance import UNEVEN_ADVICE, describe_uneven
 from stillshot.evaluate.records import Comparison, Results, SummaryLine
 from stillshot.report import names
 from stillshot.report.lines import (
@@ -164,6 +165,17 @@ def _in_a_sentence(name: str) -> str:
     return name[:1].lower() + name[1:]
 
 
+def _uneven(results: Results) -> str | None:
+    """The first in-domain set with uneven labels on which something calibrated over a pool was evaluated."""
+    for cell in results.cells:
+        if cell.failed is None and cell.calibration == "batch":
+            for name, scores in cell.in_domain.items():
+                counts = {label: sum(row) for label, row in zip(scores.labels, scores.confusion, strict=True)}
+                if told := describe_uneven(counts, scores.labels):
+                    return f"{names.isolate(name)}, {told}"
+    return None
+
+
 def _caveats(results: Results, line: SummaryLine | None) -> tuple[str, ...]:
     caveats = []
     siblings = [o for o in results.summary if o.method == "context_distillation" and o.control is None]
@@ -180,6 +192,8 @@ def _caveats(results: Results, line: SummaryLine | None) -> tuple[str, ...]:
         )
     if line and not results.comparisons:
         caveats.append("The records hold no paired comparison, so nothing is called better or worse.")
+    if uneven := _uneven(results):
+        caveats.append(f"Labels are uneven: of {uneven}. {UNEVEN_ADVICE}")
     if any(cell.failed for cell in results.cells):
         caveats.append("Some cells failed and are missing from the means; they are listed below.")
     if any(

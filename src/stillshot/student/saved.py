@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from stillshot.config import Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
+from stillshot.data.values import is_missing
 from stillshot.errors import DataError, ModelError
 from stillshot.hub import hub_access
 from stillshot.models import load
@@ -282,6 +283,12 @@ def as_example(query: Query, task: TaskDefinition) -> Example:
             f"A query is a text, a mapping from field to text, or an Example, not {type(query).__name__}."
         )
     missing = [name for name in task.fields if not isinstance(fields.get(name), str)]
+    if missing and missing[0] in fields:
+        value = fields[missing[0]]
+        found = "nothing" if is_missing(value) else f"a {type(value).__name__}"
+        raise DataError(
+            f"A query has {found} in the field {missing[0]!r} ({value!r}). The task {task.name!r} reads texts."
+        )
     if missing:
         raise DataError(
             f"A query lacks the field {missing[0]!r} (it has: {', '.join(map(str, fields)) or 'nothing'}). "

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
-from stillshot.data.files import is_blank
+from stillshot.data.values import is_blank
 from stillshot.deploy.serving.batching import Answer, Batcher, Truncation
 from stillshot.deploy.serving.intake import Gate
 from stillshot.deploy.serving.limits import Limits

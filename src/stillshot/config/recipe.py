@@ -1,7 +1,4 @@
-"""The shape of the files a user writes: recipes and task definitions. The only place with defaults.
-
-Both are read from YAML by :func:`stillshot.config_files.load_recipe` and :func:`stillshot.tasks.load_task`.
-"""
+"""Recipes: a whole comparison and its parts."""
 
 from __future__ import annotations
 
@@ -9,15 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     field_validator,
     model_validator,
 )
 
+from stillshot.config.task import NameOrDefinition, Section
 from stillshot.types import Dtype
 
 Scoring = Literal["direct", "channel", "both"]
@@ -29,112 +23,8 @@ Control = Literal["zero_shot_teacher", "shuffled_labels"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-class Section(BaseModel):
-    """A part of a file: unknown keys are refused and values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# Tasks -------------------------------------------------------------------------------------------
-
-
-class DirectPattern(Section):
-    """How a query is put before its label words (``pattern``, then ``target_prefix``, then the words)."""
-
-    pattern: str
-    target_prefix: str = " "
-    label_words: dict[str, str]
-
-
-class ChannelPattern(Section):
-    """How label words are put before the text that is scored (noisy channel, Min et al. 2022).
-
-    ``lead`` holds ``{label_words}`` and may hold fields; ``text`` is what is scored.
-    """
-
-    lead: str
-    text: str
-    label_words: dict[str, str]
-
-
-class Source(Section):
-    """Where the splits of a task are, and how its columns and label values are named there.
-
-    ``splits`` maps a split's name to a file (``local``, ``embedded``), to a split of the Hub data set
-    ``path`` (``hub``), or to a number of pairs a subcase (``generated``).
-    """
-
-    splits: dict[str, str | int]
-    path: str | None = None
-    name: str | None = None
-    revision: str | None = None
-    columns: dict[str, str] = {}
-    label_column: str = "label"
-    label_values: dict[str, str] = {}
-
-
-class Sources(Section):
-    """The places a task can come from; the first that is at hand is used, in this order."""
-
-    embedded: Source | None = None
-    generated: Source | None = None
-    local: Source | None = None
-    hub: Source | None = None
-
-
-class TaskDefinition(Section):
-    """A classification task over one or more text fields.
-
-    The first of ``patterns`` and of ``channels`` is the default. ``label_mapping`` says how the
-    labels of a task that a model was made for are read as labels of this one, when this one is used
-    out-of-domain (e.g. ``contradiction`` as ``non-entailment``).
-    """
-
-    name: str
-    description: str = ""
-    labels: list[str] = Field(min_length=2)
-    fields: list[str] = Field(min_length=1)
-    groups: list[str] = []
-    drop_labels: list[str] = []
-    label_mapping: dict[str, str] = {}
-    sources: Sources = Sources()
-    patterns: dict[str, DirectPattern] = Field(min_length=1)
-    channels: dict[str, ChannelPattern] = {}
-
-    @model_validator(mode="after")
-    def _label_words_cover_the_labels(self) -> TaskDefinition:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"labels are given twice: {self.labels}")
-        named = [("patterns", n, p) for n, p in self.patterns.items()]
-        named += [("channels", n, c) for n, c in self.channels.items()]
-        for kind, name, pattern in named:
-            wrong = [f"{label!r} is missing" for label in self.labels if label not in pattern.label_words]
-            wrong += [f"{key!r} is not a label" for key in pattern.label_words if key not in self.labels]
-            if wrong:
-                raise ValueError(
-                    f"{kind}.{name}.label_words must have the labels as its keys: {'; '.join(wrong)} (labels: "
-                    f"{', '.join(self.labels)})"
-                )
-        for target in self.label_mapping.values():
-            if target not in self.labels:
-                raise ValueError(f"label_mapping points to {target!r}, which is not a label")
-        return self
-
-    def of_queries(self) -> TaskDefinition:
-        """The task as queries are read: no label and no group of a row can keep it from being answered."""
-        return self.model_copy(update={"drop_labels": [], "groups": []})
-
-
-def _task_form(value: Any) -> str:
-    return "by_name" if isinstance(value, str) else "in_full"
-
-
-NameOrDefinition = Annotated[
-    Annotated[str, Tag("by_name")] | Annotated[TaskDefinition, Tag("in_full")], Discriminator(_task_form)
-]
-
-
-# Recipes -----------------------------------------------------------------------------------------
+# Bytes of a name that files are named after, with room for what is put before and behind it.
+LONGEST_NAME = 150
 
 
 class Data(Section):
@@ -142,8 +32,10 @@ class Data(Section):
 
     A reference is a split of the recipe's task (``train``), a split of another task (``imdb:test``),
     or a file (``my/data.csv``). ``root`` is a folder with local copies of public data; without it the
-    environment variable ``STILLSHOT_DATA``, then the Hub, are used. ``max_words`` cuts every text after
-    so many words, for teacher and student alike. Of ``unlabelled``, texts that are evaluated on or are
+    environment variable ``STILLSHOT_DATA``, then the Hub, are used. ``max_tokens`` cuts every text after
+    so many tokens of the teacher's tokenizer, for teacher and student alike; ``max_words``, its older form, after so
+    many words between spaces, which some scripts do not write. Rows of files that lack a text, or a label they need, are
+    left out, and ``check`` says how many and where; ``strict`` refuses them. Of ``unlabelled``, texts that are evaluated on or are
     among the labelled examples are left out. ``max_evaluation`` evaluates a seeded, stratified part of
     every evaluation set, or of those that it names.
     """
@@ -155,7 +47,9 @@ class Data(Section):
     in_domain: dict[str, str] = Field(default_factory=dict)
     out_of_domain: dict[str, str] = Field(default_factory=dict)
     max_evaluation: PositiveInt | dict[str, PositiveInt] | None = None
+    max_tokens: PositiveInt | None = None
     max_words: PositiveInt | None = None
+    strict: bool = False
 
     @model_validator(mode="after")
     def _names_are_distinct_and_name_files(self) -> Data:
@@ -165,6 +59,16 @@ class Data(Section):
         for name in (*self.in_domain, *self.out_of_domain):
             if not name or name.startswith(".") or set(name) & set("/\\\0"):
                 raise ValueError(f"an evaluation set's name names a file and cannot be {name!r}")
+            if not name.isprintable() or len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+                raise ValueError(
+                    f"an evaluation set's name names a file: {name[:80]!r} must be printable, and of at most {LONGEST_NAME} "
+                    "bytes"
+                )
+        folded = [name.casefold() for name in (*self.in_domain, *self.out_of_domain)]
+        if alike := [
+            name for name in (*self.in_domain, *self.out_of_domain) if folded.count(name.casefold()) > 1
+        ]:
+            raise ValueError(f"evaluation sets' names name files and must differ in more than case: {alike}")
         limits = self.max_evaluation if isinstance(self.max_evaluation, dict) else {}
         if unknown := sorted(set(limits) - {*self.in_domain, *self.out_of_domain}):
             raise ValueError(f"max_evaluation names {unknown[0]!r}, which is no evaluation set")
@@ -385,15 +289,3 @@ class Recipe(Section):
             if sizes.count(size) > 1:  # e.g. with num_shots written out, and without
                 raise ValueError(f"given twice: {budget}")
         return budgets
-
-
-# Exports -----------------------------------------------------------------------------------------
-
-ExportKind = Literal["merged", "onnx", "onnx-int8", "gguf", "hub"]
-# The share of held-out queries that an export must answer as its student does.
-AGREEMENT_FLOORS: dict[ExportKind, float] = {
-    **dict.fromkeys(("merged", "onnx", "gguf", "hub"), 0.99),
-    "onnx-int8": 0.97,
-}
-# Held-out queries that an export is verified on, at most.
-VERIFIED_QUERIES = 512
