@@ -32,6 +32,7 @@ from transformers import (
     XLMConfig,
 )
 
+from stillshot.checksums import SUMS
 from stillshot.config import Prompt
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
@@ -185,6 +186,45 @@ def test_no_space_to_convert_the_bundled_weights(
     assert raised.value.exit_code == 1
     left = [path for path in (tmp_path / "models").iterdir() if path.suffix != ".lock"]
     assert left == []  # nothing half-written is taken for the model later
+
+
+@pytest.mark.parametrize("damage", ["cut short", "changed", "gone", "no checksums"])
+def test_a_damaged_cache_is_converted_again(
+    bundled_teacher: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    converted = []
+
+    class Part:
+        def __init__(self, file: str) -> None:
+            self.file = file
+
+        def save_pretrained(self, folder: Path) -> None:
+            (Path(folder) / self.file).write_bytes(bytes(range(256)))
+            converted.append(self.file)
+
+    monkeypatch.setenv("STILLSHOT_CACHE", str(tmp_path))
+    for kind, file in (("AutoModelForCausalLM", "model.safetensors"), ("AutoTokenizer", "tokenizer.json")):
+        part = Part(file)
+        monkeypatch.setattr(getattr(transformers, kind), "from_pretrained", lambda *_, part=part, **__: part)
+    folder = Path(resolve_model(bundled_teacher).location)
+    assert Path(resolve_model(bundled_teacher).location) == folder
+    assert len(converted) == 2
+    weights = folder / "model.safetensors"
+    if damage == "no checksums":  # as earlier versions left it: nothing says whether it is whole
+        (folder / SUMS).unlink()
+    elif damage == "gone":
+        weights.unlink()
+    else:
+        weights.write_bytes(bytes(range(255)) if damage == "cut short" else bytes(range(1, 256)) + b"\0")
+    assert Path(resolve_model(bundled_teacher).location) == folder
+    assert len(converted) == 4
+    assert "is converted again" in caplog.text
+    assert weights.read_bytes() == bytes(range(256))
+    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] == [folder.name]
 
 
 def test_a_cache_that_is_closed_to_this_user_is_told(

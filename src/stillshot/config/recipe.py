@@ -116,7 +116,7 @@ class Prompt(Section):
     instruction: str | None = None
     separator: str = "\n\n"
     chat: bool = False
-    template_options: dict[str, str | int | float | bool | None] = {}
+    template_options: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     answer_prefix: str = ""
     max_tokens: PositiveInt | None = None
     drop_to_fit: bool = False
@@ -253,7 +253,7 @@ class Recipe(Section):
         default=["zero_shot", "in_context", "pattern_finetune", "context_distillation"], min_length=1
     )
     in_context_models: list[Literal["teacher", "students"]] = Field(default=["teacher"], min_length=1)
-    controls: list[Control] = []
+    controls: list[Control] = Field(default_factory=list)
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     evaluation: Evaluation = Evaluation()
 
