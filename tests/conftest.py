@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 # Before any library reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,12 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from doubles import stir
+from doubles import save_lively
 from hypothesis import HealthCheck, settings
-
-from stillshot.models import load
-from stillshot.models.random_weights import random_config
-from stillshot.models.resolve import resolve_model
 
 torch.set_num_threads(1)
 # The same examples on every run, and no failures because a machine is busy.
@@ -70,15 +65,3 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         return str(target)
 
     return build
-
-
-def save_lively(target: Path, model_id: str) -> None:
-    """Write the model behind a random id to a folder, its weights stirred."""
-    resolved = resolve_model(model_id)
-    if load.is_encoder(random_config(resolved.location)):
-        model = load.load_classifier(resolved, torch.float32).base_model
-    else:
-        model = load.load_causal_lm(resolved, torch.float32)
-    stir(model)
-    model.save_pretrained(target)
-    load.load_tokenizer(resolved).save_pretrained(target)

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from stillshot.config import ChannelPattern, DirectPattern, TaskDefinition
-from stillshot.models.random_weights import random_tokenizer
+from stillshot.models import load
+from stillshot.models.random_weights import random_config, random_tokenizer
+from stillshot.models.resolve import resolve_model
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import ScoredPrompt
 from stillshot.teacher.protocol import Teacher
@@ -134,3 +136,15 @@ def stir(model: torch.nn.Module, scale: float = 0.25, *, trainable_only: bool = 
         for parameter in model.parameters():
             if parameter.requires_grad or not trainable_only:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+def save_lively(target: Path, model_id: str) -> None:
+    """Write the model behind a random id to a folder, its weights stirred."""
+    resolved = resolve_model(model_id)
+    if load.is_encoder(random_config(resolved.location)):
+        model = load.load_classifier(resolved, torch.float32).base_model
+    else:
+        model = load.load_causal_lm(resolved, torch.float32)
+    stir(model)
+    model.save_pretrained(target)
+    load.load_tokenizer(resolved).save_pretrained(target)

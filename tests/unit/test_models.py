@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import save_lively
-from doubles import SENTIMENT
+from doubles import SENTIMENT, save_lively
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,

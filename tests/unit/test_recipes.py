@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from stillshot import yaml_files
-from stillshot.config import Recipe
+from stillshot.config import Data, Recipe
 from stillshot.config_files import dump_recipe, load_recipe, validated
 from stillshot.errors import RecipeError
 
@@ -173,3 +175,23 @@ def test_an_override_with_a_key_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("name: a\ntask: sst2\n")
     with pytest.raises(RecipeError, match="stands twice"):
         load_recipe(tmp_path / "r.yaml", ("data={labelled: a, labelled: b}",))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/b"], "names a file and cannot be 'a/b'"),
+        (["a\nb"], "must be printable"),
+        (["\x1b[2J"], "must be printable"),
+        (["x" * 151], "of at most 150 bytes"),
+        (["é" * 76], "of at most 150 bytes"),
+        (["test", "Test"], "must differ in more than case"),
+    ],
+)
+def test_names_that_files_cannot_have_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        Data(in_domain=dict.fromkeys(names, "test"))
+
+
+def test_names_of_any_script_are_fine() -> None:
+    assert Data(in_domain={"été 1": "test", "测试": "dev"}).in_domain == {"été 1": "test", "测试": "dev"}

@@ -58,7 +58,6 @@ def student() -> Iterator[Path]:
         )
         made.save(folder)
         patch.setattr("stillshot.deploy.predictor.load_predictor", lambda _: made)
-        patch.setattr("stillshot.cli.progress.Console", None, raising=False)
         yield Path(folder)
 
 
@@ -155,7 +154,6 @@ LABELS: dict[str, list[Any]] = {
     "objects": [{"value": "spam"}, {"value": "ham"}, {"value": "spam"}],
     "mixed": ["spam", 1, 2],
 }
-PLAIN = {"words", "numbers", "floats", "truths", "two spellings", "lists of one"}
 NO_CLASSES = {"lists", "one-hot", "objects"}
 
 
@@ -208,7 +206,7 @@ def test_init_and_check_lose_no_row_unsaid(data: st.DataObject, table: tuple[str
         assert checked.exit_code == 0, checked.output
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     content=st.binary(max_size=60)
     | st.text(alphabet='ab,;\t"\r\n{}[]:\0textlabel', max_size=80).map(str.encode)
@@ -289,7 +287,7 @@ def strict_lines(text: str) -> Rows:
     return [json.loads(line, parse_constant=refuse) for line in text.split("\n") if line]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     data=st.data(),
     texts=st.lists(TEXTS, min_size=1, max_size=4),

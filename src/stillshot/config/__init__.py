@@ -10,7 +10,6 @@ from stillshot.config.exports import (
 )
 from stillshot.config.recipe import (
     LEARNING_RATES,
-    LONGEST_NAME,
     Budget,
     Calibration,
     Control,
@@ -42,7 +41,6 @@ from stillshot.config.task import (
 __all__ = [
     "AGREEMENT_FLOORS",
     "LEARNING_RATES",
-    "LONGEST_NAME",
     "VERIFIED_QUERIES",
     "Budget",
     "Calibration",

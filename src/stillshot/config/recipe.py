@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from stillshot.config.task import NameOrDefinition, Section
+from stillshot.file_names import check_file_names
 from stillshot.types import Dtype
 
 Scoring = Literal["direct", "channel", "both"]
@@ -21,10 +22,6 @@ Tuning = Literal["full", "lora", "bitfit"]
 Method = Literal["zero_shot", "in_context", "pattern_finetune", "context_distillation"]
 Control = Literal["zero_shot_teacher", "shuffled_labels"]
 PositiveInt = Annotated[int, Field(ge=1)]
-
-
-# Bytes of a name that files are named after, with room for what is put before and behind it.
-LONGEST_NAME = 150
 
 
 class Data(Section):
@@ -56,19 +53,7 @@ class Data(Section):
         twice = set(self.in_domain) & set(self.out_of_domain)
         if twice:
             raise ValueError(f"evaluation sets named twice: {sorted(twice)}")
-        for name in (*self.in_domain, *self.out_of_domain):
-            if not name or name.startswith(".") or set(name) & set("/\\\0"):
-                raise ValueError(f"an evaluation set's name names a file and cannot be {name!r}")
-            if not name.isprintable() or len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
-                raise ValueError(
-                    f"an evaluation set's name names a file: {name[:80]!r} must be printable, and of at most {LONGEST_NAME} "
-                    "bytes"
-                )
-        folded = [name.casefold() for name in (*self.in_domain, *self.out_of_domain)]
-        if alike := [
-            name for name in (*self.in_domain, *self.out_of_domain) if folded.count(name.casefold()) > 1
-        ]:
-            raise ValueError(f"evaluation sets' names name files and must differ in more than case: {alike}")
+        check_file_names([*self.in_domain, *self.out_of_domain])
         limits = self.max_evaluation if isinstance(self.max_evaluation, dict) else {}
         if unknown := sorted(set(limits) - {*self.in_domain, *self.out_of_domain}):
             raise ValueError(f"max_evaluation names {unknown[0]!r}, which is no evaluation set")
