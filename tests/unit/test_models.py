@@ -206,9 +206,9 @@ def test_a_damaged_cache_is_converted_again(
             converted.append(self.file)
 
     monkeypatch.setenv("STILLSHOT_CACHE", str(tmp_path))
-    for kind, file in (("AutoModelForCausalLM", "model.safetensors"), ("AutoTokenizer", "tokenizer.json")):
-        part = Part(file)
-        monkeypatch.setattr(getattr(transformers, kind), "from_pretrained", lambda *_, part=part, **__: part)
+    weights_part, tokenizer_part = Part("model.safetensors"), Part("tokenizer.json")
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: weights_part)
+    monkeypatch.setattr("stillshot.models.resolve.gguf_tokenizer", lambda *_: tokenizer_part)
     folder = Path(resolve_model(bundled_teacher).location)
     assert Path(resolve_model(bundled_teacher).location) == folder
     assert len(converted) == 2
