@@ -8,9 +8,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+
+from filelock import FileLock
 
 from stillshot.errors import StillshotError
 from stillshot.storage import cache_folder, write_whole
@@ -67,7 +70,7 @@ def folder_checksums(folder: Path) -> dict[str, str]:
 
 
 def state_of(path: Path, known: str | None) -> State:
-    """What has become of a file whose checksum was ``known``; an unreadable one is damaged."""
+    """The state of a file whose checksum was ``known``; an unreadable one is damaged."""
     if not path.is_file():
         return "gone" if known is not None else "unknown"
     if known is None:
@@ -104,15 +107,32 @@ class Checksums:
         Raises:
             WorkError: The file cannot be written.
         """
-        known = self.read()
-        merged: dict[str, str | None] = {**known, **changes}
-        kept = {name: digest for name, digest in merged.items() if digest is not None}
-        if kept != known:
-            text = "".join(f"{digest}  {name}\n" for name, digest in sorted(kept.items()))
-            write_whole(self.path, text.encode("utf-8", "surrogateescape"))
+        if not changes:
+            return
+        with self._lock():
+            known = self.read()
+            merged: dict[str, str | None] = {**known, **changes}
+            kept = {name: digest for name, digest in merged.items() if digest is not None}
+            if kept != known:
+                text = "".join(f"{digest}  {name}\n" for name, digest in sorted(kept.items()))
+                write_whole(self.path, text.encode("utf-8", "surrogateescape"))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One process at a time reads and writes the list: ``report`` may run beside ``run``."""
+        try:
+            lock = FileLock(self.path.with_name(f".{SUMS}.lock"))
+            lock.acquire()
+        except (OSError, NotImplementedError):  # a folder without locks, or one that cannot be written
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
 
     def state(self, path: Path, known: Mapping[str, str] | None = None) -> State:
-        """What has become of a file in the folder."""
+        """The state of a file in the folder."""
         listed = self.read() if known is None else known
         return state_of(path, listed.get(self.name_of(path)))
 

@@ -103,7 +103,11 @@ class SoftLabelStore:
         """Look at every shard, so that one that was damaged is known, and said, before it is needed."""
         for shard in sorted(self.folder.glob("part-*.parquet")):
             named = _NAMED_BY_CONTENT.fullmatch(shard.name)
-            if not (named and hashlib.sha256(shard.read_bytes()).hexdigest().startswith(named[1])):
+            try:
+                whole = named and hashlib.sha256(shard.read_bytes()).hexdigest().startswith(named[1])
+            except OSError:  # gone meanwhile, or closed to this user: reading it says so
+                whole = False
+            if not whole:
                 self._read(shard)
 
     def claim(self, keys: Sequence[str]) -> bool:
@@ -168,7 +172,7 @@ class SoftLabelStore:
             shard.rename(aside)
         self._seen.add(shard.name)
         notices.warning(
-            "%s is damaged and was set aside as %s. What it held is asked again where it is needed.",
+            "%s is damaged and was set aside as %s. What it held is scored again where it is needed.",
             shard,
             aside.name,
         )

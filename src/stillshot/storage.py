@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import time
@@ -25,6 +26,8 @@ notices.setLevel(logging.WARNING)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _SUFFIX = ".tmp"
+# The names of :func:`scratch_beside`, and nobody else's: machine, process and a random part.
+_OWN_SCRATCH = re.compile(r"\..+\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
 _OLD_SECONDS = 86_400  # scratch files of other machines are removed when they are as old
 
 
@@ -67,7 +70,7 @@ def dump_json(content: Any, *, indent: int | None = None) -> str:
     try:
         return json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
-        raise WorkError(f"A number to be written is not finite, and JSON has none such: {error}.") from error
+        raise WorkError(f"A number to be written is not finite, which JSON cannot hold: {error}.") from error
 
 
 def load_json(text: str | bytes) -> Any:
@@ -112,7 +115,7 @@ def remove_scratch(folder: Path) -> None:
     """Remove from a folder what killed processes left half-written; what a living one writes is left alone."""
     with contextlib.suppress(OSError):
         for left in folder.glob(f".*{_SUFFIX}"):
-            if _is_orphan(left):
+            if _OWN_SCRATCH.fullmatch(left.name) and _is_orphan(left):
                 if left.is_dir():
                     shutil.rmtree(left, ignore_errors=True)
                 else:

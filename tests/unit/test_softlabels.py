@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -302,8 +303,16 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("named_by_content", [True, False])
-@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "deleted"])
+@pytest.mark.parametrize(
+    ("damage", "named_by_content"),
+    [
+        *itertools.product(["empty", "truncated", "deleted"], [True, False]),
+        (
+            "flipped",
+            True,
+        ),  # by its name alone: of a shard that earlier versions named, nothing says what it held
+    ],
+)
 def test_a_damaged_shard_is_asked_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, named_by_content: bool
 ) -> None:
@@ -318,8 +327,6 @@ def test_a_damaged_shard_is_asked_again(
         shard.unlink()
     else:
         shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2] if damage == "truncated" else b"")
-    if damage == "flipped" and not named_by_content:
-        return  # nothing says what it held
     again = label(StubTeacher(), tmp_path)
     assert (again.scores == expected.scores).all()
     assert again.computed == lost

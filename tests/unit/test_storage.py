@@ -83,12 +83,15 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
     other.write_text("half")
     kept = tmp_path / ".user.txt"
     kept.write_text("not ours")
-    assert len(list(tmp_path.iterdir())) == 5
+    foreign = tmp_path / ".letters.tmp"  # hidden and old, but no name that is given here
+    foreign.write_text("not ours either")
+    os.utime(foreign, (0, 0))
+    assert len(list(tmp_path.iterdir())) == 6
     remove_scratch(tmp_path)
-    assert set(tmp_path.iterdir()) == {own, other, kept}
+    assert set(tmp_path.iterdir()) == {own, other, kept, foreign}
     os.utime(other, (0, 0))
     remove_scratch(tmp_path)
-    assert set(tmp_path.iterdir()) == {own, kept}
+    assert set(tmp_path.iterdir()) == {own, kept, foreign}
     remove_scratch(tmp_path / "nowhere")
 
 

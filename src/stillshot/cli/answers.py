@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 LINES_SUFFIXES = ("", ".jsonl", ".json", ".ndjson", ".txt")
-PREDICTION, PROBABILITIES = "prediction", "probabilities"
+PREDICTION, PROBABILITIES, TRUNCATED = "prediction", "probabilities", "truncated"
 DIGITS = 6  # of a probability
 Row = tuple[str, Mapping[str, Any]]  # where a row was read, and the row as it was
 
@@ -60,12 +60,15 @@ def check_output(output: Path | None) -> None:
 
 
 @contextmanager
-def answer_sink(output: Path | None, table: pa.Table | None = None) -> Iterator[Sink]:
+def answer_sink(
+    output: Path | None, table: pa.Table | None = None, cut: Collection[str] = ()
+) -> Iterator[Sink]:
     """Stdout, or a file in the format of its suffix that appears under its name when all of it is written.
 
     Args:
         output: The file; null is stdout.
         table: The table that the rows are read from, which a Parquet file then holds as it is, beside the answers.
+        cut: Where the rows were read whose texts were cut; in JSONL these have ``truncated``.
 
     Raises:
         WorkError: The file cannot be written.
@@ -73,7 +76,7 @@ def answer_sink(output: Path | None, table: pa.Table | None = None) -> Iterator[
     """
     check_output(output)
     if output is None:
-        yield _Lines(typer.get_binary_stream("stdout"))
+        yield _Lines(typer.get_binary_stream("stdout"), cut)
         return
     scratch = output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp"
     try:
@@ -84,7 +87,7 @@ def answer_sink(output: Path | None, table: pa.Table | None = None) -> Iterator[
                 yield made
                 made.save(file, output)
             else:
-                yield _Lines(file)
+                yield _Lines(file, cut)
         scratch.replace(output)
     except StillshotError:
         raise
@@ -142,8 +145,8 @@ def _probabilities(answer: Prediction) -> dict[str, float]:
 
 
 class _Lines:
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, cut: Collection[str] = ()) -> None:
+        self._file, self._cut = file, cut
         self._notes: list[str] = []
         self._nulls = 0
         self._names = _Names((PREDICTION, PROBABILITIES), self._notes)
@@ -152,8 +155,13 @@ class _Lines:
         from stillshot.data.json_lines import JsonRow, is_strict
 
         names = self._names.beside(rows) if rows else {}
-        for (_, row), answer in zip(rows, answers, strict=True):
-            added = {names[PREDICTION]: answer.label, names[PROBABILITIES]: _probabilities(answer)}
+        for (where, row), answer in zip(rows, answers, strict=True):
+            added: dict[str, Any] = {
+                names[PREDICTION]: answer.label,
+                names[PROBABILITIES]: _probabilities(answer),
+            }
+            if where in self._cut and TRUNCATED not in row:  # a column of the user's own stays as it is
+                added[TRUNCATED] = True
             self._file.write(_line(row, added))
             self._nulls += not (isinstance(row, JsonRow) and row.raw is not None) and not is_strict(dict(row))
         self._file.flush()

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 CHUNK_LINES = 256
 QUIET_SECONDS = 2.0
 FEW_QUERIES = 50  # of which a bias is hardly seen
-MOST_PLACES = 3  # of texts that were cut, named in the note
-TRUNCATED = "truncated"  # a key of the answers to texts that were cut, in JSONL
 
 # A row and where it was read; what is not an object was a text alone.
 Row = tuple[str, Any]
@@ -88,10 +86,9 @@ def predict(
 
         quiet_libraries()
         student = load_predictor(folder)
-        done, cut = 0, list[str]()
-        flag = output is None or output.suffix.lower() not in TABLE_SUFFIXES
-        with answer_sink(output, table.table if table else None) as sink:
-            answered = _answered(student, rows, batch_size, report, notes, cut, flag)
+        done, cut = 0, dict[str, None]()
+        with answer_sink(output, table.table if table else None, cut) as sink:
+            answered = _answered(student, rows, batch_size, report, notes, cut)
             for objects, probabilities in _calibrated(answered, notes) if calibrate else answered:
                 sink.write(objects, as_predictions(student.task.labels, probabilities))
                 done += len(objects)
@@ -102,16 +99,17 @@ def predict(
     elif calibrate and done < FEW_QUERIES:
         notes.append("so few do not tell a bias from chance; calibrate many together.")
     if cut:
-        notes.append(_cut_note(cut, done, student.featurizer.max_tokens))
+        notes.append(_cut_note(list(cut), done, student.featurizer.max_tokens))
     for note in notes:
         echo(f"note: {note}", err=True)
 
 
-def _cut_note(places: Sequence[str], queries: int, max_tokens: int) -> str:
-    named = ", ".join(places[:MOST_PLACES]) + (", ..." if len(places) > MOST_PLACES else "")
+def _cut_note(cut: Sequence[str], queries: int, max_tokens: int) -> str:
+    from stillshot.data.notes import places
+
     return (
-        f"{len(places):,} of {queries:,} queries were cut to their first part, since the student reads "
-        f"{max_tokens:,} tokens: {named}."
+        f"{len(cut):,} of {queries:,} queries were cut to their first part, since the student reads "
+        f"{max_tokens:,} tokens: {places(cut)}."
     )
 
 
@@ -121,12 +119,11 @@ def _answered(
     batch_size: int,
     report: Callable[[str, str, int, int], None],
     notes: list[str],
-    cut: list[str],
-    flag: bool,
+    cut: dict[str, None],
 ) -> Iterator[Answered]:
     """The rows with their probabilities, some at a time.
 
-    The places of rows whose texts were cut are added to ``cut``; with ``flag``, these rows get the key ``truncated``.
+    The places of rows whose texts were cut are added to ``cut``.
     """
     import numpy as np
 
@@ -148,11 +145,7 @@ def _answered(
                 "damaged. Copy the folder here again, or train the student again."
             )
         printed += [e.origin for e in examples if PRINTED_MISSING & {t.lower() for t in e.fields.values()}]
-        cut += [objects[position][0] for position in shortened]
-        for position in shortened if flag else ():
-            where, row = objects[position]
-            if TRUNCATED not in row:  # a column of the user's own stays as it is
-                objects[position] = where, {**row, TRUNCATED: True}
+        cut.update(dict.fromkeys(objects[position][0] for position in sorted(shortened)))
         yield objects, probabilities
         done += len(chunk)
         report("predict", "answering queries", done, 0)

@@ -93,7 +93,7 @@ class Prompt(Section):
     """How prompts are written. ``pattern`` and ``channel`` name variants of the task; null is its first.
 
     In chat form, ``template_options`` are variables of the chat template (``{enable_thinking: false}``), and
-    ``answer_prefix`` is what the answer's turn begins with, before the label word (what ends a thought).
+    ``answer_prefix`` is what the query's answer begins with, before the label word (what ends a thought).
     """
 
     pattern: str | None = None
@@ -111,8 +111,8 @@ class Teacher(Section):
     """The model that sees the context, and how it is asked.
 
     With ``select``, pattern, scoring and calibration are chosen on the labelled examples alone, by
-    leaving out one example of each label at a time. ``store`` is a folder where its scores are kept for
-    several runs, also at once, none of which then asks what another has asked; null is the run folder's own.
+    leaving out one example of each label at a time. ``store`` is a folder with a score
+    cache; several runs may share it, also at the same time. Null is the run folder's own.
     Times are kept with the scores; the peak memory of a cell that finds its scores there is that of asking one query.
     """
 

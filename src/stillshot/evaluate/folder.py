@@ -166,7 +166,7 @@ class RunFolder:
         if lost or not self.machine.is_file():
             self.write_json(self.machine, {"versions": versions(), "hardware": hardware()})
         if lost:
-            notices.warning("%s was %s; it now says with what this run is gone on with.", self.machine, state)
+            notices.warning("%s was %s; it is rewritten with this machine's versions.", self.machine, state)
 
     def claim_data(
         self,
@@ -360,8 +360,8 @@ def parse_cell(path: Path) -> Cell:
 
 def _unusable(path: Path, why: object) -> str:
     return (
-        f"{path} cannot be used: {why}. Run `stillshot run RECIPE -o ...` with the recipe and the folder of this run: it "
-        "makes again what is damaged."
+        f"{path} cannot be used: {why}. Put the file back; or run `stillshot run RECIPE -o ...` with the recipe and the "
+        "folder of this run, which makes again what can be made; or use another folder."
     )
 
 

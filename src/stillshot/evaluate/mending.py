@@ -21,11 +21,12 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def mend(folder: RunFolder) -> None:
-    """Remove damaged files of a run, each with a notice: whatever a stage finds missing, it makes again.
+    """Set damaged files of a run aside, each with a notice: whatever a stage finds missing, it makes again.
 
     Files that no checksum is known of get one, if they can be read. To be called by the process that holds the lock.
 
     Raises:
+        RunFolderError: What only the user can put back is damaged.
         WorkError: The folder cannot be written.
     """
     for part in ("", "cells", "students", "softlabels", "evaluation", "peers"):
@@ -35,13 +36,20 @@ def mend(folder: RunFolder) -> None:
     for path, is_usable in _files(folder):
         state = _state(folder, path, known, is_usable)
         if state == "damaged":
-            _remove(path)
-            notices.warning("%s was damaged and was removed. It is made again.", path)
+            aside = _set_aside(path)
+            notices.warning("%s was damaged and is made again; it is kept as %s.", path, aside.name)
         elif state == "unknown":
             new[folder.checksums.name_of(path)] = checksum(path)
-    for path in (folder.recipe, folder.data, *folder.path.glob("evaluation/*.jsonl")):
+    given = [
+        (folder.data, folder.read_json),
+        *((p, folder.read_lines) for p in folder.path.glob("evaluation/*.jsonl")),
+    ]
+    for path, read in given:
         if folder.checksums.state(path, known) == "unknown" and path.is_file():
+            read(path)  # of a run without checksums: a damaged file is no file to compare with later
             new[folder.checksums.name_of(path)] = checksum(path)
+    if folder.checksums.state(folder.recipe, known) == "unknown" and folder.recipe.is_file():
+        new[folder.checksums.name_of(folder.recipe)] = checksum(folder.recipe)
     for name in _lost(known, folder.path):
         notices.warning("%s is gone, though %s lists it. It is made again.", folder.path / name, SUMS)
     new |= _mend_students(folder, known)
@@ -154,6 +162,16 @@ def _are_predictions(path: Path) -> bool:
     except RunFolderError:
         return False
     return counted in (None, len(lines)) and all(isinstance(line, dict) for line in lines)
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that nothing of it is lost."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except OSError as error:
+        raise WorkError(f"{path} is damaged and could not be renamed: {error}. Remove it by hand.") from error
+    return aside
 
 
 def _remove(path: Path) -> None:

@@ -129,7 +129,7 @@ def mcnemar(a: Correct, b: Correct) -> float:
 
 
 def sign_test(a: Correct, b: Correct) -> float:
-    """Two-sided p-value of the exact sign test over items: each counts once, for whom more of its seeds speak.
+    """Two-sided p-value of the exact sign test over items: each counts once, for the predictor that is right in more of its seeds.
 
     With one seed it is McNemar's exact test; with several it does not count one item's evidence several times, as
     :func:`mcnemar` does.

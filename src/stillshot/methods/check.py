@@ -251,7 +251,8 @@ def _check_students(recipe: Recipe, materials: Materials) -> list[Finding]:
                     _longest_prompt(writer, "direct", contexts, asked, load.window(config))
         check_tuning(config, student.tuning, student.lora, classifies=head == "label")
         findings.append(Finding("student", f"{student.model}, {head} head, {student.tuning}"))
-        if cut := cut_by_student(recipe, materials, student, head):
+        window = min(load.window(config), tokenizer.model_max_length)
+        if cut := cut_by_student(recipe, materials, student, featurizer, window):
             findings.append(Finding("long texts", cut, warning=True))
     return findings
 

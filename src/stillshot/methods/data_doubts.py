@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stillshot.config import Recipe, Student
 from stillshot.data.balance import UNEVEN_ADVICE, absent_labels, count_labels, describe_uneven
 from stillshot.methods.cells import settings
 from stillshot.methods.materials import Materials
-from stillshot.models import load
-from stillshot.models.resolve import resolve_model
-from stillshot.prompt.encoder import PromptEncoder
-from stillshot.prompt.writer import PromptWriter
-from stillshot.types import Context, Example
+from stillshot.student.features import Featurizer
+from stillshot.types import Example
 
 # More characters a word than any language has that puts spaces between words.
 FEW_SPACES = 25
@@ -53,37 +50,32 @@ def _balance(recipe: Recipe, materials: Materials) -> list[tuple[str, str]]:
             more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             doubts.append(("absent labels", f"{detail}{more}. Nothing will be known of it."))
     if recipe.teacher.calibration == "batch" or recipe.teacher.select:
-        known = [(recipe.data.labelled, materials.labelled), *((s.name, s.examples) for s in own)]
-        for name, examples in [*known, (recipe.data.unlabelled, materials.unlabelled_as_labelled())]:
-            if uneven := describe_uneven(count_labels(examples), labels):
+        sets: list[tuple[str, Callable[[], Sequence[Example]]]] = [
+            (recipe.data.labelled, lambda: materials.labelled),
+            *((s.name, lambda s=s: s.examples) for s in own),
+            (
+                recipe.data.unlabelled,
+                materials.unlabelled_as_labelled,
+            ),  # read again, so only where the others are even
+        ]
+        for name, read in sets:
+            if uneven := describe_uneven(count_labels(read()), labels):
                 detail = f"of {name}, {uneven}. {UNEVEN_ADVICE}"
                 doubts.append(("calibration", detail))
                 break
     return doubts
 
 
-# Characters of a text that are looked at for each token that is read: enough to tell that it is longer.
-_CHARACTERS_A_TOKEN = 16
-
-
-def cut_by_student(recipe: Recipe, materials: Materials, student: Student, head: str) -> str | None:
+def cut_by_student(
+    recipe: Recipe, materials: Materials, student: Student, featurizer: Featurizer, window: int
+) -> str | None:
     """How many texts are longer than what a student reads, if any is."""
-    resolved = resolve_model(student.model, student.revision)
-    window = load.window(load.load_config(resolved))
-    limit = min(student.max_tokens, window)
+    limit = featurizer.max_tokens
     read = {
         e.identity: e for s in settings(recipe) for e in materials.all_asked(materials.draw(s.budget, s.seed))
     }
     long = [example for example in read.values() if _bytes(example) > limit // 2]
-    if not long:
-        return None
-    begun = [
-        Example(
-            {name: text[: _CHARACTERS_A_TOKEN * limit] for name, text in e.fields.items()}, origin=e.origin
-        )
-        for e in long
-    ]
-    cut = sum(length > limit for length in _query_lengths(recipe, materials, begun, student, head))
+    cut = sum(bool(feature.get("cut")) for feature in featurizer.features(long)) if long else 0
     if not cut:
         return None
     advice = f" Raise its max_tokens, up to {window:,}." if window > limit else ""
@@ -95,29 +87,3 @@ def cut_by_student(recipe: Recipe, materials: Materials, student: Student, head:
 
 def _bytes(example: Example) -> int:
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in example.fields.values())
-
-
-def _query_lengths(
-    recipe: Recipe, materials: Materials, examples: Sequence[Example], student: Student, head: str
-) -> list[int]:
-    """The tokens of queries as a student reads them, before any cut."""
-    resolved = resolve_model(student.model, student.revision)
-    tokenizer = load.load_tokenizer(resolved)
-    if load.is_encoder(load.load_config(resolved)):
-        first, *rest = materials.task.fields
-        texts = [example.fields[first] for example in examples]
-        others = [" ".join(example.fields[name] for name in rest) for example in examples] if rest else None
-        return [
-            len(ids)
-            for ids in tokenizer(texts, others, split_special_tokens=True, verbose=False)["input_ids"]
-        ]
-    writer = PromptWriter(materials.task, recipe.prompt, PromptEncoder(tokenizer))
-    if head == "channel":
-        prompts = writer.prompts("channel", Context(), examples)
-        return [max(len(sequence.ids) for sequence in prompt.sequences) for prompt in prompts]
-    return [
-        len(ids)
-        for ids in writer.encoder.encode_all(
-            [writer.query_text(e) for e in examples], chat=recipe.prompt.chat
-        )
-    ]

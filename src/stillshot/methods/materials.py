@@ -124,7 +124,7 @@ class Materials:
 
     @property
     def older_digests(self) -> dict[str, str]:
-        """Digests as versions took them that counted the task's description among what results depend on."""
+        """The task's digest as earlier versions took it, which included the description."""
         return {"the task": _digest(self.task.model_dump())}
 
     @cached_property

@@ -83,6 +83,9 @@ def _part(text: str, size: int, keep: Keep) -> str:
 
 def _characters_needed(tokenizer: Any, part: str, tokens: int, keep: Keep, *, is_cut: bool) -> int | None:
     """Characters of a part up to ``MARGIN`` behind its first (or last) ``tokens`` tokens; ``None`` if it has too few."""
+    if not tokenizer.is_fast:  # it has no offsets: the part is kept whole once it has enough tokens
+        ids = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        return len(part) if len(ids) >= tokens + (1 if is_cut else 0) else None
     offsets = tokenizer(
         part,
         add_special_tokens=False,

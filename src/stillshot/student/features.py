@@ -46,9 +46,7 @@ class EncoderFeaturizer:
     """
 
     def __init__(self, task: TaskDefinition, tokenizer: Any, max_tokens: int) -> None:
-        if (
-            tokenizer.pad_token_id is None
-        ):  # then it is filled up with the token that ends a text, which is masked
+        if tokenizer.pad_token_id is None:  # rows are then filled up with the end token, which is masked
             tokenizer.pad_token = tokenizer.eos_token
         self.task, self.tokenizer = task, tokenizer
         self.max_tokens = min(max_tokens, tokenizer.model_max_length)
@@ -80,11 +78,18 @@ class EncoderFeaturizer:
             row: Feature = {name: tokenized[name][i] for name in names}
             row["length"] = len(row["input_ids"])
             full = row["length"] >= self.max_tokens
-            if part is not example or (full and tokenized.encodings[i].overflowing):
+            if part is not example or (full and self._overflows(tokenized, i, texts, others)):
                 row["cut"] = True
             rows.append(row)
         _log_cut(rows, self.max_tokens)
         return rows
+
+    def _overflows(self, tokenized: Any, row: int, texts: list[str], others: list[str] | None) -> bool:
+        """Whether a full row has lost tokens; tokenizers that are not fast ones tokenize it again to know."""
+        if tokenized.encodings is not None:
+            return bool(tokenized.encodings[row].overflowing)
+        whole = self.tokenizer(texts[row], others[row] if others else None, verbose=False)["input_ids"]
+        return len(whole) > self.max_tokens
 
     def pad(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         """See :class:`Featurizer`."""

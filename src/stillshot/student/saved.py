@@ -144,10 +144,12 @@ class Student:
         model = self.model if self.head == "label" else self.model.language_model
         card = folder / "README.md"
         had_card = card.exists()
-        with hub_access():  # PEFT asks there for the base model's configuration
-            model.save_pretrained(folder)
         if self.section.tuning == "lora":
+            with hub_access():  # PEFT asks there for the base model's configuration
+                model.save_pretrained(folder)
             _config_of(model).save_pretrained(folder)
+        else:
+            model.save_pretrained(folder)
         self.plain_tokenizer().save_pretrained(folder)
         replace(self.sidecar(), weights=weights_checksums(folder, None)).write(folder)
         if not had_card:  # PEFT's says nothing but where the model lay
