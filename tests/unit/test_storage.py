@@ -79,7 +79,7 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
     own = scratch_beside(tmp_path / "mine")
     own.write_text("in flight")
-    other = tmp_path / ".file.0123abcd-1-aaaa.tmp"  # of another machine: still being written, or old
+    other = tmp_path / ".file.0123abcd-1-aaaabbbb.tmp"  # of another machine: still being written, or old
     other.write_text("half")
     kept = tmp_path / ".user.txt"
     kept.write_text("not ours")
