@@ -158,7 +158,9 @@ def ends_well(result: Result, damaged: Path) -> bool:
 
 
 def is_named(path: Path, text: str) -> bool:
-    """Whether a message names a file, or the student that it is a part of."""
+    """Whether a message names a file, or the student that it is a part of, or what a damaged list has wrong."""
+    if path.name == SUMS:
+        return "is damaged or gone" in text
     return path.name in text or (path.parent.parent.name == "students" and path.parent.name in text)
 
 

@@ -13,7 +13,7 @@ from cli_calls import call, refused, write_jsonl
 from doubles import PAIRS, SENTIMENT
 from serving_doubles import save_tiny
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
 from stillshot.config import Prompt, TaskDefinition
 from stillshot.config import Student as StudentSection
@@ -55,6 +55,8 @@ KINDS = [
 
 class Counting:
     """A tokenizer that notes how many characters it was given."""
+
+    is_fast = True
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.characters = tokenizer, 0
@@ -251,3 +253,13 @@ def test_exports_keep_the_end_too(tmp_path: Path) -> None:
         (feature,) = predictor.featurizer.features([Example({"text": LONG + "FINIS"})], "end")
         (alone,) = predictor.featurizer.features([Example({"text": "FINIS"})])
         assert feature["input_ids"][-3:] == alone["input_ids"][-3:]
+
+
+def test_an_encoder_whose_tokenizer_has_no_offsets_knows_what_it_cut() -> None:
+    """Tokenizers in Python, as of characters, say neither where tokens stand nor what they left out."""
+    tokenizer = CanineTokenizer()
+    featurizer = EncoderFeaturizer(SENTIMENT, tokenizer, 32)
+    short, full, long = (Example({"text": "a" * length}) for length in (5, 30, 31))
+    rows = featurizer.features([short, full, long, Example({"text": "film " * 100_000})])
+    assert [bool(row.get("cut")) for row in rows] == [False, False, True, True]
+    assert [row["length"] for row in rows] == [7, 32, 32, 32]
