@@ -60,12 +60,28 @@ def validated(model: type[Model], content: dict[str, Any], where: str, text: str
     Raises:
         RecipeError: A key is unknown or missing, or a value has the wrong type.
     """
+    _check_characters(content, where)
     try:
         return model.model_validate(content)
     except ValidationError as error:
         node = None if text is None else compose(text, where)
         lines = [_problem(model, problem, node) for problem in error.errors()]
         raise RecipeError("\n".join([f"{where} is not a valid {model.__name__}:", *lines])) from None
+
+
+def _check_characters(content: Any, where: str, key: str = "") -> None:
+    """Refuse texts that no file and no model can take: half of a character, as in ``"\\ud800"``."""
+    if isinstance(content, str) and any("\ud800" <= character <= "\udfff" for character in content):
+        raise RecipeError(
+            f"{where}: {key} holds half a character (a lone surrogate): {content[:40]!a}. Remove it."
+        )
+    if isinstance(content, dict):
+        for name, value in content.items():
+            _check_characters(name, where, "a key")
+            _check_characters(value, where, f"{key}.{name}".strip("."))
+    elif isinstance(content, list | tuple):
+        for index, value in enumerate(content):
+            _check_characters(value, where, f"{key}.{index}".strip("."))
 
 
 def _problem(model: type[BaseModel], problem: Any, node: yaml.Node | None) -> str:

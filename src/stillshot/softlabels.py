@@ -158,6 +158,8 @@ class SoftLabelStore:
             content = shard.read_bytes()
         except FileNotFoundError:  # another process has set it aside
             return None
+        except IsADirectoryError:
+            content = b""  # no shard at all: set aside as a damaged one
         except OSError as error:
             raise WorkError(f"{shard} cannot be read: {error}. Make it readable for this user.") from error
         named = _NAMED_BY_CONTENT.fullmatch(shard.name)

@@ -46,7 +46,7 @@ def test_a_template_without_a_system_role_says_where_an_instruction_can_stand() 
     "template",
     [
         "{{ raise_exception('never') }}",
-        "{{ messages[9].content }}",
+        "{{ messages[99].content }}",
         "{% for m in messages %}{{ m.content + 1 }}{% endfor %}",
         "{% for m in messages %}{{ m.content }}",
         "{{ missing.name }}",
@@ -82,6 +82,34 @@ def test_an_open_thought_is_refused_with_what_helps() -> None:
     assert closed.query_text(review("fine")).endswith("<assistant><think>\n</think>\n\n")
     off = writer_of(TURNS + OPTIONAL_THOUGHT, template_options={"enable_thinking": False})
     assert off.query_text(review("fine")).endswith("</user><assistant>")
+
+
+@pytest.mark.parametrize(
+    "opened",
+    ["<thinking>\n", "<thought>", "<|START_THINKING|>", "[THINK]", "◁think▷", "<|channel|>analysis<|message|>",
+     "<think>\nOkay, ", "<seed:think>", "<|begin_of_thought|>\n\n"],
+)  # fmt: skip
+def test_thoughts_are_known_by_what_they_are_called(opened: str) -> None:
+    with pytest.raises(PromptError, match="open thought"):
+        writer_of(TURNS + ANSWER + opened)
+
+
+@pytest.mark.parametrize(
+    "closed", ["<think>\n\n</think>", "<|START_THINKING|><|END_THINKING|>", "[THINK][/THINK]"]
+)
+def test_a_thought_that_is_closed_is_no_thought(closed: str) -> None:
+    assert writer_of(TURNS + ANSWER + closed).query_text(review("fine")).endswith(closed)
+
+
+@pytest.mark.parametrize("kept", ["messages[-3:]", "messages[:1] + messages[-1:]"])
+def test_a_template_that_keeps_a_few_turns_is_refused(kept: str) -> None:
+    with pytest.raises(PromptError, match=r"leaves out the (user|assistant) turn"):
+        writer_of("{% set messages = " + kept + " %}" + TURNS + ANSWER)
+
+
+def test_a_template_that_cuts_texts_is_refused() -> None:
+    with pytest.raises(PromptError, match="leaves out the user turn"):
+        writer_of(TURNS.replace("m.content", "m.content[:200]") + ANSWER)
 
 
 def test_label_words_stand_behind_the_answers_prefix() -> None:

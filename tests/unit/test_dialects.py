@@ -58,10 +58,19 @@ def test_a_comma_may_be_named_too(tmp_path: Path) -> None:
     assert len(found) == 30
 
 
-def test_semicolons_alone_are_refused_with_what_helps(tmp_path: Path) -> None:
-    content = table(ROWS, delimiter=";")
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_semicolons_are_read_and_said_where_the_header_shows_them(tmp_path: Path, mark: str) -> None:
+    """As Excel saves a CSV where the comma is in numbers; commas within values change nothing."""
+    content = 'text;label\r\nplain, here;b\r\n"He; said ""so""";a\r\n'
+    found, notes = read(tmp_path, "a.csv", mark + content)
+    assert [(row["text"], row["label"]) for row in found] == [("plain, here", "b"), ('He; said "so"', "a")]
+    assert "a.csv is read with semicolons between its values" in notes[0]
+    assert found == read(tmp_path, "b.csv", "sep=;\r\n" + mark + content)[0]
+
+
+def test_semicolons_without_a_usual_name_are_refused_with_what_helps(tmp_path: Path) -> None:
+    content = table(ROWS, delimiter=";").replace("text;label", "what;which", 1)
     assert "Or name the separator in a line above this one: sep=;" in error(tmp_path, "a.csv", content)
-    assert len(read(tmp_path, "a.csv", "sep=;\n" + content)[0]) == 30
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])

@@ -212,7 +212,7 @@ def _refuse_to_overwrite(paths: Sequence[Path]) -> None:
     there = [str(path) for path in paths if path.exists()]
     if there:
         raise RecipeError(
-            f"{', '.join(there)} would be overwritten; nothing was changed. Remove what is there, or choose another place with -o."
+            f"{', '.join(there)} would be overwritten; nothing was changed. Remove what is there, or choose another folder with -o."
         )
 
 

@@ -121,7 +121,7 @@ class Teacher(Section):
     dtype: Dtype = "auto"
     scoring: Scoring = "direct"
     calibration: Calibration = "batch"
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     select: bool = False
     prefix: Literal["auto", "shared", "repeat", "none"] = "auto"
     batch_tokens: PositiveInt = 2048
@@ -155,13 +155,13 @@ class Training(Section):
     step in which they are compiled; a processor needs a C++ compiler for it.
     """
 
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 16
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     hard_label_weight: float = Field(default=0.1, ge=0, le=1)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     beta: float = Field(default=0.0, ge=0, le=1)
     pass_tokens: PositiveInt | None = None
     gradient_checkpointing: bool = False
@@ -239,7 +239,7 @@ class Recipe(Section):
     )
     in_context_models: list[Literal["teacher", "students"]] = Field(default=["teacher"], min_length=1)
     controls: list[Control] = Field(default_factory=list)
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32, strict=True)]] = Field(default=[0], min_length=1)
     evaluation: Evaluation = Evaluation()
 
     @field_validator("seeds", mode="before")

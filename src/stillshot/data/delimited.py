@@ -75,7 +75,10 @@ def table_rows(
     csv.field_size_limit(2**31 - 1)
     skipped = 0
     if declared := _DECLARED.match(content):
-        delimiter, content, skipped = declared[1], content[declared.end() :], 1
+        delimiter, content, skipped = declared[1], content[declared.end() :].removeprefix("\ufeff"), 1
+    elif delimiter == "," and _has_semicolons(content):
+        delimiter = ";"
+        add_note(notes, f"{path} is read with semicolons between its values, as its first line has no comma.")
     records = _Quoting(path, content, delimiter, skipped, notes).records()
     if not records:
         return
@@ -89,6 +92,17 @@ def table_rows(
                 f"({', '.join(header.values)}). Quote values that hold the separator."
             )
         yield f"{path}:{record.first}", dict(zip(names, (record.values[i] for i in kept), strict=True))
+
+
+def _has_semicolons(content: str) -> bool:
+    """Whether the first line, which names the columns, is one value by commas and several by semicolons, as from Excel."""
+    first = content.lstrip("\r\n").partition("\n")[0].rstrip("\r")
+    try:
+        by_comma, by_semicolon = (next(csv.reader([first], delimiter=d), []) for d in ",;")
+    except csv.Error:
+        return False
+    names = {name.strip().lower() for name in by_semicolon}
+    return len(by_comma) == 1 and len(by_semicolon) > 1 and bool(names & USUAL_NAMES)
 
 
 @dataclass

@@ -94,6 +94,8 @@ def is_list_of_one(value: Any) -> bool:
 
 
 def _scalar(value: Any) -> str:
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise NotOneLabelError(f"half a character (a lone surrogate), {value[:40]!a},")
     if isinstance(value, bytes) or (isinstance(value, PrintedValue) and value.kind == "bytes"):
         raise NotOneLabelError("a value of bytes")
     if isinstance(value, str):

@@ -24,11 +24,14 @@ _MEMORY_BYTES = 2 * 2**30
 _LONGEST_TEXT = 1_000_000
 # Words that stand for the turns of a conversation while a template is tried.
 _SYSTEM, _QUESTION, _ANSWER, _QUERY = "iqinstruction", "iqquestion", "iqanswer", "iqquery"
-# A thought that a template has opened and not closed, at the end of a prompt.
-_OPEN_THOUGHT = re.compile(
-    r"(<think(?:ing)?>|<\|begin_of_thought\|>|<\|thinking\|>|\[THINK\]|<seed:think>|<reasoning>)\s*\Z",
+_DEMONSTRATIONS, _LONG = 3, " and so on" * 80
+# Where a thought begins or ends: a tag, or a channel, that is called by one of the words for it.
+_THOUGHT = re.compile(
+    r"[<\[◁](?P<name>[^<>\[\]◁▷]{0,30}(?:think|thought|reason|analysis)[^<>\[\]◁▷]{0,30})[>\]▷]"
+    r"|<\|channel\|>analysis<\|message\|>",
     re.IGNORECASE,
 )
+_CLOSES = re.compile(r"/|end", re.IGNORECASE)
 _TRIAL = """
 import json, sys
 try:
@@ -76,13 +79,16 @@ class ChatTemplate:
         self._tokenizer, self._options, self._answer_prefix = tokenizer, dict(options or {}), answer_prefix
         self._model = str(tokenizer.name_or_path)
         self._text = _template_text(tokenizer)
-        asked = [("user", _QUESTION), ("assistant", _ANSWER), ("user", _QUERY)]
+        asked: list[Turn] = []
+        for number in range(_DEMONSTRATIONS):
+            asked += [("user", f"{_QUESTION}{number}{_LONG}."), ("assistant", f"{_ANSWER}{number}.")]
+        asked.append(("user", f"{_QUERY}{_LONG}."))
         if instruction:
             asked.insert(0, ("system", _SYSTEM))
         self._check_bounded(asked)
         written = self._tried(asked, instruction)
         self._check_kept(asked, written)
-        self.answer_end = written.partition(_ANSWER)[2].partition(_QUERY)[0]
+        self.answer_end = written.partition(f"{_ANSWER}0.")[2].partition(f"{_QUESTION}1")[0]
         self._check_thought(written)
 
     @property
@@ -153,12 +159,13 @@ class ChatTemplate:
             )
 
     def _check_thought(self, written: str) -> None:
-        opened = _OPEN_THOUGHT.search(written)
-        if opened is None:
+        marks = list(_THOUGHT.finditer(written.rpartition(_QUERY)[2]))
+        if not marks or _CLOSES.search(marks[-1]["name"] or ""):
             return
+        opened = marks[-1]
         switch = "prompt.template_options: {enable_thinking: false}, or "
         raise PromptError(
-            f"The chat template of {self._model!r} ends every prompt in an open thought ({opened[1]}), so label words would "
+            f"The chat template of {self._model!r} ends every prompt in an open thought ({opened[0]}), so label words would "
             f"be scored as the first words of a thought. Set {switch if 'enable_thinking' in self._text else ''}"
             f'prompt.answer_prefix to what ends a thought (e.g. "\\n</think>\\n\\n"), or prompt.chat to false.'
         )
