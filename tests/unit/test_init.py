@@ -228,8 +228,8 @@ def test_a_bundled_model_must_be_one() -> None:
 
 
 def test_columns_that_commas_do_not_separate() -> None:
-    Path("a.csv").write_text("text;label\nwell, well;good\n")
-    assert "a.csv:1 has the single column 'text;label': its columns seem to be separated by ';'." in refused(
+    Path("a.csv").write_text("what;which\nwell, well;good\n")
+    assert "a.csv:1 has the single column 'what;which': its columns seem to be separated by ';'." in refused(
         "init", "a.csv"
     )
     Path("b.csv").write_text("text\tlabel\na film\tgood\n")
