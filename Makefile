@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/stillshot run recipes/demo.yaml -o runs/demo
 
+# Two at a time: tests use one thread each, and files stay whole, since their tests share what is slow to make.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
