@@ -49,6 +49,17 @@ def read_recipe(path: Path, overrides: list[str] | None) -> Recipe:
     return load_recipe(path, tuple(overrides or ()))
 
 
+def require_models(recipe: Recipe) -> None:
+    """See that the recipe's models can be had, before libraries are loaded that take seconds.
+
+    Raises:
+        ModelError: One is of the Hub, which cannot be reached, and was not downloaded before.
+    """
+    from stillshot.models.resolve import check_at_hand
+
+    check_at_hand((section.model, section.revision) for section in (recipe.teacher, *recipe.students))
+
+
 def run_folder(recipe: Recipe, output: Path | None) -> Path:
     """Where a recipe runs: the folder asked for, else one named after the recipe."""
     return output or Path("runs") / (re.sub(r"[^\w.-]+", "-", recipe.name).strip(".-")[:LONGEST] or "run")

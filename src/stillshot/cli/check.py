@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from stillshot.cli.arguments import AsJson, Overrides, RecipePath, echo_json, read_recipe
+from stillshot.cli.arguments import AsJson, Overrides, RecipePath, echo_json, read_recipe, require_models
 from stillshot.cli.console import echo
 from stillshot.errors import StillshotError
 
@@ -20,6 +20,7 @@ def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fal
     """
     try:
         asked = read_recipe(recipe, overrides)
+        require_models(asked)
         from stillshot.evaluate.runner import quiet_libraries
         from stillshot.methods import check as checks
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from stillshot.cli.arguments import AsJson, Overrides, RecipePath, echo_json, read_recipe
+from stillshot.cli.arguments import AsJson, Overrides, RecipePath, echo_json, read_recipe, require_models
 from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
 from stillshot.escaping import visible
@@ -26,6 +26,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
       stillshot plan recipe.yaml --set students.0.tuning=lora
     """
     asked = read_recipe(recipe, overrides)
+    require_models(asked)
     with progress(after_seconds=2.0) as report:
         report("plan", "starting", 0, 0)
         from stillshot.evaluate.runner import quiet_libraries

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 
 import typer
 
-from stillshot.cli.arguments import AsJson, Overrides, RecipePath, RunPath, echo_json, read_recipe, run_folder
+from stillshot.cli.arguments import (
+    AsJson,
+    Overrides,
+    RecipePath,
+    RunPath,
+    echo_json,
+    read_recipe,
+    require_models,
+    run_folder,
+)
 from stillshot.cli.console import echo
 from stillshot.cli.outcome import best_student, better_finetuned, show_results
 from stillshot.cli.progress import progress
@@ -27,6 +36,7 @@ def run(
       stillshot run recipe.yaml --set teacher.scoring=both -o runs/both
     """
     asked = read_recipe(recipe, overrides)
+    require_models(asked)
     folder = run_folder(asked, output)
     with progress() as report:
         report("check", "reading data and prompts", 0, 0)

@@ -26,7 +26,7 @@ from stillshot.errors import ModelError, StillshotError
 from stillshot.hub import hub_access
 from stillshot.models.output import architecture_gives_own_logits, gives_own_logits
 from stillshot.models.random_weights import random_config, random_tokenizer
-from stillshot.models.resolve import ResolvedModel
+from stillshot.models.resolve import ResolvedModel, not_downloaded
 from stillshot.models.trust import check_config, check_folder, code_refusal, is_refused_code
 from stillshot.types import Dtype
 
@@ -340,8 +340,10 @@ def _explained(resolved: ResolvedModel, load: Callable[..., Any], **settings: An
     except Exception as error:  # readers of damaged or odd files raise whatever they stumble over
         if is_refused_code(error):
             raise code_refusal(resolved.id) from None
+        if reachable is False and isinstance(error, OSError):
+            raise not_downloaded(resolved.id) from error
         raise ModelError(
-            f"The model {resolved.id!r} cannot be loaded: {_reason(error, reachable)}. "
+            f"The model {resolved.id!r} cannot be loaded: {_reason(error)}. "
             + (
                 "See that the folder is whole, or copy it again."
                 if folder.is_dir()
@@ -350,8 +352,6 @@ def _explained(resolved: ResolvedModel, load: Callable[..., Any], **settings: An
         ) from error
 
 
-def _reason(error: Exception, reachable: bool | None) -> str:
-    if reachable is False and isinstance(error, OSError):
-        return "the Hugging Face Hub cannot be reached, and it was not downloaded before"
+def _reason(error: Exception) -> str:
     said = str(error).strip().splitlines()
     return said[0].rstrip(".") if said else type(error).__name__

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -105,6 +106,39 @@ def weights_fingerprint(resolved: ResolvedModel) -> str:
             resolved.location, revision=resolved.revision, trust_remote_code=False
         )
     return f"{resolved.location}@{getattr(config, '_commit_hash', None) or resolved.revision or 'main'}"
+
+
+def check_at_hand(models: Iterable[tuple[str, str | None]]) -> None:
+    """See that models of the Hub can be downloaded or were before; nothing heavy is imported for it.
+
+    Args:
+        models: Ids with their revisions; those that are not of the Hub are passed over.
+
+    Raises:
+        ModelError: The Hub cannot be reached, and a model was not downloaded before.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    for model, revision in models:
+        if constants.HF_HUB_OFFLINE or ":" in model or hub_name(model) is None:
+            continue
+        try:
+            known = try_to_load_from_cache(model, "config.json", revision=revision)
+        except ValueError:  # no id that the Hub could have: said where it is loaded
+            continue
+        if isinstance(known, str):
+            continue
+        with hub_access() as reachable:
+            if not reachable:
+                raise not_downloaded(model)
+
+
+def not_downloaded(model: str) -> ModelError:
+    """The error for a model of the Hub that cannot be had."""
+    return ModelError(
+        f"The model {model!r} cannot be loaded: the Hugging Face Hub cannot be reached, and it was not downloaded before. "
+        "Check the id and the network, or use a local folder, bundled:smollm2-135m or bundled:minilm-l6."
+    )
 
 
 def hub_name(model: str) -> str | None:
