@@ -186,8 +186,8 @@ FINE = b'{"text": "fine", "label": "positive"}\n'
         ),
         (
             "a.csv",
-            b"text;label\nx;positive\n",
-            "a.csv:1 has the single column 'text;label': its columns seem to be separated by ';'.",
+            b"what;which\nx;positive\n",
+            "a.csv:1 has the single column 'what;which': its columns seem to be separated by ';'.",
         ),
         (
             "a.jsonl",
