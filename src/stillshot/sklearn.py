@@ -87,11 +87,11 @@ class ContextDistillationClassifier(ClassifierMixin, BaseEstimator):
             )
         labels = _checked_labels(y)
         self.classes_ = _distinct(labels)
-        names = [_label_name(label) for label in self.classes_]
         given = rows_in(X)
-        definition = load_task(self.task) if self.task is not None else _own_task(given, names)
+        definition = load_task(self.task) if self.task is not None else None
+        definition = definition or _own_task(given, [_label_name(label) for label in self.classes_])
         reader = LabelReader(definition, Source(splits={}))
-        self._names = [reader.read(name) or name for name in names]
+        self._names = [_label_name(label, reader) for label in self.classes_]
         rows = _queries(given, definition)
         if len(rows) != len(labels):
             raise DataError(f"There are {len(rows)} texts and {len(labels)} labels. Give one label a text.")
@@ -165,9 +165,10 @@ def _distinct(labels: NDArray[Any]) -> NDArray[Any]:
         raise DataError(f"y mixes labels of {' and '.join(kinds)}. Give labels of one type.") from None
 
 
-def _label_name(label: Any) -> str:
+def _label_name(label: Any, reader: LabelReader | None = None) -> str:
     try:
-        return str(label_value(label))
+        found = reader.find(label) if reader else None
+        return str(found or label_value(label))
     except NotOneLabelError as error:
         raise DataError(f"y has {error}. {ONE_LABEL_ADVICE}") from None
 

@@ -18,10 +18,10 @@ from stillshot.config import Source
 from stillshot.config_files import load_recipe
 from stillshot.data.files import read_file
 from stillshot.data.frames import rows_in
-from stillshot.data.values import is_missing, label_value
+from stillshot.data.values import LabelReader, is_missing, label_value
 from stillshot.errors import DataError
-from stillshot.methods.distilling import distill
-from stillshot.sklearn import ContextDistillationClassifier
+from stillshot.methods.distilling import _labelled_examples, distill
+from stillshot.sklearn import ContextDistillationClassifier, _label_name
 from stillshot.tasks import load_task, new_task
 
 KINDS = ["billing", "other", "technical"]
@@ -130,7 +130,7 @@ def test_one_hot_columns_are_refused_as_one_label() -> None:
     [
         (["0", "1.0", "2", "0.0", "1", "2.0"], ["0", "1", "2"]),
         (["0.0", "1.0", "2.0"], ["0", "1", "2"]),
-        (["0,0", "1,0", "2,50"], ["0", "1", "2.5"]),
+        (["0", "1,0", "2,50"], ["0", "1", "2.5"]),
     ],
 )
 def test_numbers_written_in_several_ways_are_one_label_each(spellings: list[str], labels: list[str]) -> None:
@@ -145,6 +145,47 @@ def test_numbers_written_in_several_ways_are_one_label_each(spellings: list[str]
     assert named.exit_code == 0, named.output
     assert "one" in labels_of("named/recipe.yaml")
     assert call("check", "out/recipe.yaml").exit_code == 0
+
+
+def test_labels_that_all_have_a_comma_stay_texts() -> None:
+    spellings = ["0,1", "1,0"]
+    write_csv(Path("a.csv"), rows(lambda i: spellings[i % 2]))
+    result = call("init", "a.csv", *TINY, "-o", "out/recipe.yaml")
+    assert result.exit_code == 0, result.output
+    assert (
+        "Labels with a comma are read as texts, since none is a number without one: 0,1; 1,0."
+        in result.stderr
+    )
+    assert "--label-name 0,1=0.1" in result.stderr
+    assert labels_of("out/recipe.yaml") == spellings
+    assert sorted(set(written("out/recipe.yaml"))) == spellings
+    named = call(
+        "init", "a.csv", *TINY, "--label-name", "1,0=1", "--label-name", "0,1=0", "-o", "b/recipe.yaml"
+    )
+    assert named.exit_code == 0, named.output
+    assert "Labels with a comma" not in named.stderr
+    assert sorted(set(written("b/recipe.yaml"))) == ["0", "1"]
+
+
+def test_a_text_that_is_a_label_of_the_task_is_not_parsed() -> None:
+    task = new_task("t", ["text"], ["[1]", "1", "1,0"])
+    write_jsonl(Path("a.jsonl"), rows(lambda i: ["[1]", "1", "1,0"][i % 3], 3))
+    notes: list[str] = []
+    assert [e.label for e in read_file("a.jsonl", task, notes=notes)] == ["[1]", "1", "1,0"]
+    assert not notes
+    write_csv(Path("b.csv"), rows(lambda i: ["[1]", "[2]"][i % 2]))
+    named = ("--label-name", "[1]=one", "--label-name", "[2]=two")
+    result = call("init", "b.csv", *TINY, *named, "-o", "out/recipe.yaml")
+    assert result.exit_code == 0, result.output
+    assert sorted(set(written("out/recipe.yaml"))) == ["one", "two"]
+
+
+def test_distill_takes_labels_in_brackets_as_they_are() -> None:
+    labelled = [{"text": f"text {i}", "label": ["[1]", "[2]"][i % 2]} for i in range(4)]
+    task = new_task("t", ["text"], ["[1]", "[2]"])
+    assert [e.label for e in _labelled_examples(labelled, task)] == ["[1]", "[2]"] * 2
+    reader = LabelReader(task, Source(splits={}))
+    assert [_label_name(np.str_(label), reader) for label in ("[1]", "[2]")] == ["[1]", "[2]"]
 
 
 def test_numbers_with_zeros_in_front_are_not_guessed_to_be_others() -> None:

@@ -138,7 +138,7 @@ def _read_table(
 ) -> Table:
     from stillshot.cli.columns import label_column, look_at, text_columns
     from stillshot.cli.drafting import field_names
-    from stillshot.cli.labels import label_values, name_labels, respelled
+    from stillshot.cli.labels import kept_commas, label_values, name_labels, respelled
     from stillshot.config import Source, Sources
     from stillshot.data.examples import examples_in
     from stillshot.data.files import read_rows
@@ -153,8 +153,7 @@ def _read_table(
     texts_from = text_columns(columns, text, path, label_from)
     values = label_values(rows, label_from, path, label_names, strict=strict).values
     named = name_labels(values, label_names, path)
-    if spelled := respelled(values, named):
-        notes.append(spelled)
+    notes += filter(None, (respelled(values, named), kept_commas(values, named)))
     labels = list(dict.fromkeys(named.values()))
     if len(labels) < 2:
         raise DataError(f"{path}: all examples have the label {labels[0]!r}. At least two labels are needed.")

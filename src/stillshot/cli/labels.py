@@ -59,7 +59,8 @@ def label_values(
     missing, odd = [], []
     for where, row in rows:
         try:
-            value = label_value(row.get(column))
+            raw = row.get(column)
+            value = raw if isinstance(raw, str) and raw in given else label_value(raw)
         except NotOneLabelError as error:
             odd.append((where, error))
             continue
@@ -133,6 +134,8 @@ def parse_label_names(pairs: Sequence[str] | None) -> dict[str, str]:
 def name_labels(values: Values, given: Mapping[str, str], path: Path) -> dict[str, str]:
     """A label for every value: the one given, else the value without the space around it, numbers in short.
 
+    Where all numbers have a comma, ``0,1`` may be a pair as well as a number, so they stay as they are written.
+
     Raises:
         DataError: A name is given for a value that is not there, or two labels differ only in case, in the space
             around them, or in how they are written.
@@ -142,8 +145,9 @@ def name_labels(values: Values, given: Mapping[str, str], path: Path) -> dict[st
         raise DataError(
             f"--label-name: {path} has no label {unknown[0]!r}. {did_you_mean(unknown[0], {v.strip() for v in values})}"
         )
+    form = 1 if all_with_comma(values) else -1
     named = {
-        value: next((given[form] for form in _forms(value) if form in given), _forms(value)[-1])
+        value: next((given[own] for own in _forms(value) if own in given), _forms(value)[form])
         for value in values
     }
     alike: dict[str, list[str]] = defaultdict(list)
@@ -168,6 +172,24 @@ def respelled(values: Iterable[str], named: Mapping[str, str]) -> str | None:
     pairs = ", ".join(f"{value} as {named[value]}" for value in changed[:5])
     more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
     return f"Labels that are numbers are read in their shortest form: {pairs}{more}."
+
+
+def all_with_comma(values: Iterable[str]) -> list[str]:
+    """The values that may be numbers with a decimal comma, if none is a number without one."""
+    numbers = [value for value in values if number_name(value) is not None]
+    return numbers if all("," in value for value in numbers) else []
+
+
+def kept_commas(values: Iterable[str], named: Mapping[str, str]) -> str | None:
+    """That texts such as ``0,1`` are not read as numbers, or nothing where there are none."""
+    kept = [value.strip() for value in all_with_comma(values) if named[value] == value.strip()]
+    if not kept:
+        return None
+    more = f" and {len(kept) - 5} more" if len(kept) > 5 else ""
+    return (
+        f"Labels with a comma are read as texts, since none is a number without one: {'; '.join(kept[:5])}{more}. If "
+        f"they are numbers, name them: --label-name {kept[0]}={number_name(kept[0])} ..."
+    )
 
 
 def _forms(value: str) -> tuple[str, ...]:

@@ -18,8 +18,6 @@ from stillshot.data.values import (
     group_value,
     is_blank,
     is_list_of_one,
-    is_missing,
-    label_value,
 )
 from stillshot.errors import DataError, did_you_mean
 from stillshot.types import Example
@@ -125,17 +123,18 @@ class _Reader:
 
     def _label(self, where: str, row: Mapping[str, Any]) -> str | None:
         column = _column(self.source.label_column, "label", row)
+        raw = row.get(column)
         try:
-            value = label_value(row.get(column))
+            label = self._label_reader.find(raw)
         except NotOneLabelError as error:
             if not self.labels:
                 return None
             raise DataError(
                 f"{where} has {error} in the label column {column!r}. {ONE_LABEL_ADVICE}"
             ) from None
-        if is_list_of_one(row.get(column)):
+        if not self._label_reader.knows(raw) and is_list_of_one(raw):
             self._lists.append(where)
-        return None if value is None else self._label_reader.read(value)
+        return label
 
     def missing(self) -> str:
         """What the rows that are left out lack, and where."""
@@ -213,4 +212,4 @@ def _text(where: str, row: Mapping[str, Any], field: str, column: str) -> str:
     return value
 
 
-__all__ = ["Row", "examples_in", "is_blank", "is_missing"]
+__all__ = ["Row", "examples_in"]

@@ -211,6 +211,20 @@ class LabelReader:
         self._truths = {label.lower(): label for label in task.labels if label.lower() in ("true", "false")}
         self.respelled: dict[str, str] = {}
 
+    def knows(self, value: Any) -> bool:
+        """Whether a value is a text that is itself a label or a name for one, whatever it looks like (``[1]``)."""
+        plain = isinstance(value, str) and not isinstance(value, PrintedValue)
+        return plain and (value in self._labels or value in self._values)
+
+    def find(self, value: Any) -> str | None:
+        """The label that a value stands for, as it is in a file or comes from Python; see :meth:`read`.
+
+        Raises:
+            NotOneLabelError: It is a list of several, or nested.
+        """
+        text = value if self.knows(value) else label_value(value)
+        return None if text is None else self.read(text)
+
     def read(self, value: str) -> str | None:
         """The label that a value stands for; the value itself where the task has no such label.
 

@@ -13,7 +13,7 @@ from stillshot.config import Budget, Prompt, Source, TaskDefinition
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
 from stillshot.data.frames import rows_in
-from stillshot.data.values import ONE_LABEL_ADVICE, LabelReader, NotOneLabelError, label_value
+from stillshot.data.values import ONE_LABEL_ADVICE, LabelReader, NotOneLabelError
 from stillshot.errors import DataError, did_you_mean
 from stillshot.methods.asking import Asking, Interview
 from stillshot.methods.selection import select_asking
@@ -126,12 +126,11 @@ def _labelled_examples(given: Any, task: TaskDefinition) -> list[Example]:
             )
         raw = row.label if isinstance(row, Example) else row.get("label")
         try:
-            value = label_value(raw)
+            label = reader.find(raw)
         except NotOneLabelError as error:
             raise DataError(
                 f"Labelled example {number} has {error} as its label. {ONE_LABEL_ADVICE}"
             ) from None
-        label = None if value is None else reader.read(value)
         if label not in task.labels:
             raise DataError(
                 f"Labelled example {number} has the label {raw!r}. {did_you_mean(str(raw), task.labels)}"
