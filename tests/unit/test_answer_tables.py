@@ -80,14 +80,41 @@ def test_a_column_that_no_table_holds_is_named_and_nothing_is_left(student: Stud
     assert sorted(path.name for path in Path().iterdir()) == ["in.jsonl", "student"]
 
 
-def test_a_table_of_no_queries_is_empty(student: Student) -> None:
-    write_csv(Path("in.csv"), [{"text": ""}])
-    Path("in.csv").write_text("text\n")
-    for name in ("out.csv", "out.parquet"):
-        result = call("predict", "student", "in.csv", "-o", name)
-        assert result.exit_code == 0
+@pytest.mark.parametrize("given", ["in.csv", "in.parquet"])
+def test_a_table_of_no_queries_has_all_columns(student: Student, given: str) -> None:
+    frame = pl.DataFrame(schema={"id": pl.Int64, "text": pl.String})
+    (frame.write_csv if given == "in.csv" else frame.write_parquet)(given)
+    for name, read in (("out.csv", pl.read_csv), ("out.parquet", pl.read_parquet)):
+        result = call("predict", "student", given, "-o", name)
+        assert result.exit_code == 0, result.output
         assert "holds no queries" in result.stderr
-        assert Path(name).is_file()
+        assert read(name).columns == COLUMNS
+        assert not len(read(name))
+    assert pl.read_parquet("out.parquet").schema["probability_negative"] == pl.Float64
+    Path("own.csv").write_text("text,prediction\n")
+    call("predict", "student", "own.csv", "-o", "own.tsv")
+    assert Path("own.tsv").read_text().split()[:3] == ["text", "prediction", "prediction_2"]
+    Path("none.jsonl").touch()
+    call("predict", "student", "none.jsonl", "-o", "none.csv")
+    assert Path("none.csv").read_text().strip() == ",".join(COLUMNS[2:])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.csv", "id,words\n1,a film\n", "in.csv:2 has no column 'text'"),
+        ("in.csv", 'text\n"a film\n', "in.csv:2 is malformed"),
+        ("in.csv", "text,text\n", "in.csv:1 names a column twice"),
+        ("in.jsonl", "{not\n", "in.jsonl:1 is not valid JSON"),
+        ("in.jsonl", "[1]\n", "in.jsonl:1 is a JSON list"),
+    ],
+)
+def test_a_wrong_file_is_told_before_the_student_is_loaded(
+    name: str, content: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillshot.deploy.predictor.load_predictor", lambda *_: pytest.fail("it was loaded"))
+    Path(name).write_text(content)
+    assert message in refused("predict", "student", name, "-o", "out.csv")
 
 
 @pytest.mark.parametrize("name", ["answers.csv.gz", "answers.xlsx", "folder.jsonl"])

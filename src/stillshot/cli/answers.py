@@ -61,7 +61,11 @@ def check_output(output: Path | None) -> None:
 
 @contextmanager
 def answer_sink(
-    output: Path | None, table: pa.Table | None = None, cut: Collection[str] = ()
+    output: Path | None,
+    table: pa.Table | None = None,
+    cut: Collection[str] = (),
+    columns: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> Iterator[Sink]:
     """Stdout, or a file in the format of its suffix that appears under its name when all of it is written.
 
@@ -69,6 +73,8 @@ def answer_sink(
         output: The file; null is stdout.
         table: The table that the rows are read from, which a Parquet file then holds as it is, beside the answers.
         cut: Where the rows were read whose texts were cut; in JSONL these have ``truncated``.
+        columns: What a table has beside the answers if there is no row.
+        labels: Whose probabilities a table has if there is no row.
 
     Raises:
         WorkError: The file cannot be written.
@@ -83,7 +89,7 @@ def answer_sink(
         output.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:
             if output.suffix.lower() in TABLE_SUFFIXES:
-                made = _Table(table)
+                made = _Table(table, columns, labels)
                 yield made
                 made.save(file, output)
             else:
@@ -192,8 +198,8 @@ def _line(row: Mapping[str, Any], added: Mapping[str, Any]) -> bytes:
 class _Table:
     """Rows for CSV, TSV or Parquet; each label's probability is a column, ``probability_LABEL``."""
 
-    def __init__(self, table: pa.Table | None) -> None:
-        self._own = table
+    def __init__(self, table: pa.Table | None, columns: Sequence[str], labels: Sequence[str]) -> None:
+        self._own, self._columns, self._labels = table, columns, labels
         self._rows: list[Mapping[str, Any]] = []
         self._answers: list[Prediction] = []
         self._names: _Names | None = None
@@ -207,15 +213,20 @@ class _Table:
     def write(self, rows: Sequence[Row], answers: Sequence[Prediction]) -> None:
         if not rows:
             return
-        if self._names is None:
-            labels = answers[0].probabilities
-            self._names = _Names([PREDICTION, *(f"probability_{label}" for label in labels)], self._notes)
-        self._names.beside(rows)
+        self._name(rows, list(answers[0].probabilities))
         self._rows += [row for _, row in rows]
         self._answers += answers
 
+    def _name(self, rows: Sequence[Row], labels: Sequence[str]) -> None:
+        if self._names is None:
+            self._names = _Names([PREDICTION, *(f"probability_{label}" for label in labels)], self._notes)
+        self._names.beside(rows)
+
     def save(self, file: BinaryIO, output: Path) -> None:
         own = list(dict.fromkeys(name for row in self._rows for name in row))
+        if not self._rows:
+            own = list(self._columns)
+            self._name([("", dict.fromkeys(own))], self._labels)
         if output.suffix.lower() == ".parquet":
             self._save_parquet(own, file, output)
             return
@@ -249,8 +260,8 @@ class _Table:
         table = self._own
         if table is None:
             table = pa.table({name: self._column(name, output) for name in own})
-        for name, values in self._added().items():
-            table = table.append_column(name, pa.array(values))
+        for number, (name, values) in enumerate(self._added().items()):
+            table = table.append_column(name, pa.array(values, pa.float64() if number else pa.string()))
         try:
             pq.write_table(table, file)
         except (pa.ArrowException, ValueError) as error:

@@ -77,7 +77,12 @@ def predict(
     check_output(output)
     notes: list[str] = []
     table = _parquet(file)
-    rows, folder = table.rows(class_names=False) if table else _rows(file, notes), find_student(model)
+    rows = table.rows(class_names=False) if table else _rows(file, notes)
+    # What is wrong with a file is told before the student is loaded; stdin may have nothing to read yet.
+    first = [] if _is_stdin(file) else list(itertools.islice(rows, 1))
+    columns = [] if first or file is None else _columns(file, table)
+    folder = find_student(model)
+    _check_first(first, folder)
     with progress(after_seconds=QUIET_SECONDS) as report:
         report("predict", "loading the student", 0, 0)
         from stillshot.deploy.predictor import load_predictor
@@ -87,13 +92,14 @@ def predict(
         quiet_libraries()
         student = load_predictor(folder)
         done, cut = 0, dict[str, None]()
-        with answer_sink(output, table.table if table else None, cut) as sink:
-            answered = _answered(student, rows, batch_size, report, notes, cut)
+        with answer_sink(output, table.table if table else None, cut, columns, student.task.labels) as sink:
+            queries = itertools.chain(first, rows)
+            answered = _answered(student, queries, batch_size, report, notes, cut)
             for objects, probabilities in _calibrated(answered, notes) if calibrate else answered:
                 sink.write(objects, as_predictions(student.task.labels, probabilities))
                 done += len(objects)
         notes += sink.notes
-    name = "stdin" if file is None or str(file) == "-" else file
+    name = "stdin" if _is_stdin(file) else file
     if not done:
         notes.append(f"{name} holds no queries, so nothing was answered.")
     elif calibrate and done < FEW_QUERIES:
@@ -186,6 +192,32 @@ def _object(where: str, row: Any, fields: list[str]) -> Mapping[str, Any]:
 
 
 # Reading -----------------------------------------------------------------------------------------
+
+
+def _is_stdin(file: Path | None) -> bool:
+    return file is None or str(file) == "-"
+
+
+def _columns(file: Path, table: ParquetFile | None) -> list[str]:
+    """The columns of a table without rows; none of a file of lines."""
+    from stillshot.data.files import column_names
+
+    return table.table.column_names if table else column_names(file)
+
+
+def _check_first(rows: Sequence[Row], folder: Path) -> None:
+    """See that the first row has the texts that a student reads.
+
+    Raises:
+        DataError: It has not.
+        ModelError: The folder does not say what the student reads.
+    """
+    from stillshot.data.examples import examples_in
+    from stillshot.student.sidecar import Sidecar
+
+    task = Sidecar.read(folder).task.of_queries()
+    for where, row in rows:
+        examples_in([(where, _object(where, row, task.fields))], task, task.sources.local, labels=False)
 
 
 def _parquet(file: Path | None) -> ParquetFile | None:

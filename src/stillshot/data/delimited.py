@@ -71,6 +71,32 @@ def table_rows(
     Raises:
         DataError: The table is malformed, its header is none, or what belongs to a row cannot be told.
     """
+    records = _records(path, content, delimiter, notes)
+    if not records:
+        return
+    header, *rows = records
+    names, kept = _named_columns(header, rows, path, notes)
+    for record in rows:
+        if len(record.values) != len(header.values):
+            raise DataError(
+                f"{path}:{record.first} has {len(record.values)} values, but the header has {len(header.values)} columns "
+                f"({', '.join(header.values)}). Quote values that hold the separator."
+            )
+        yield f"{path}:{record.first}", dict(zip(names, (record.values[i] for i in kept), strict=True))
+
+
+def table_columns(path: Path, content: str, delimiter: str) -> list[str]:
+    """The names that a table's first line gives its columns; none where it has no line.
+
+    Raises:
+        DataError: See :func:`table_rows`.
+    """
+    records = _records(path, content, delimiter, [])
+    return _named_columns(records[0], records[1:], path, [])[0] if records else []
+
+
+def _records(path: Path, content: str, delimiter: str, notes: Notes) -> list[Record]:
+    """All rows, the header first; it is checked."""
     # The default limit of 131,072 characters a value is too low for documents; 2**31 - 1 fits a C long everywhere.
     csv.field_size_limit(2**31 - 1)
     skipped = 0
@@ -80,18 +106,9 @@ def table_rows(
         delimiter = ";"
         add_note(notes, f"{path} is read with semicolons between its values, as its first line has no comma.")
     records = _Quoting(path, content, delimiter, skipped, notes).records()
-    if not records:
-        return
-    header, *rows = records
-    _check_header(header, rows, path)
-    names, kept = _named_columns(header, rows, path, notes)
-    for record in rows:
-        if len(record.values) != len(header.values):
-            raise DataError(
-                f"{path}:{record.first} has {len(record.values)} values, but the header has {len(header.values)} columns "
-                f"({', '.join(header.values)}). Quote values that hold the separator."
-            )
-        yield f"{path}:{record.first}", dict(zip(names, (record.values[i] for i in kept), strict=True))
+    if records:
+        _check_header(records[0], records[1:], path)
+    return records
 
 
 def _has_semicolons(content: str) -> bool:

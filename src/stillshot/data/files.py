@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stillshot.config import Source, TaskDefinition
-from stillshot.data.delimited import table_rows
+from stillshot.data.delimited import table_columns, table_rows
 from stillshot.data.examples import Row, examples_in
 from stillshot.data.json_lines import json_values
 from stillshot.data.notes import Notes, add_note
@@ -78,6 +78,18 @@ def read_rows(path: str | Path, notes: Notes = None) -> Iterator[Row]:
     return table_rows(path, _content(path, notes), "\t" if suffix == ".tsv" else ",", notes)
 
 
+def column_names(path: Path) -> list[str]:
+    """The columns that the first line of a CSV or TSV names, where it has no row; none for other files.
+
+    Raises:
+        DataError: See :func:`read_rows`.
+    """
+    suffix = file_suffix(path)
+    if suffix not in (".csv", ".tsv"):
+        return []
+    return table_columns(path, _content(path, []), "\t" if suffix == ".tsv" else ",")
+
+
 def checked_suffix(path: Path) -> str:
     """The suffix of a file that is there and can be read.
 
@@ -138,4 +150,4 @@ def _json_rows(path: Path, content: str) -> Iterator[Row]:
         yield where, row
 
 
-__all__ = ["SUFFIXES", "Row", "checked_suffix", "file_suffix", "read_file", "read_rows"]
+__all__ = ["SUFFIXES", "Row", "checked_suffix", "column_names", "file_suffix", "read_file", "read_rows"]
