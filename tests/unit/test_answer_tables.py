@@ -126,6 +126,24 @@ def test_what_cannot_be_written_is_refused_before_anything_is(name: str, tmp_pat
     assert [path.name for path in target.parent.iterdir()] == ["folder.jsonl"]
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_files_are_overwritten_only_where_that_is_asked_for(student: Student, name: str) -> None:
+    write_csv(Path("in.csv"), [{"text": text} for text in TEXTS])
+    Path(name).write_text("mine")
+    message = refused("predict", "student", "in.csv", "-o", name)
+    assert f"{name} would be overwritten; nothing was changed." in message
+    assert "--overwrite" in message
+    assert Path(name).read_text() == "mine"
+    assert call("predict", "student", "in.csv", "-o", name, "--overwrite").exit_code == 0
+    assert "a third, dull film" in Path(name).read_text(encoding="utf-8")
+    Path("link.csv").symlink_to("in.csv")
+    before = Path("in.csv").read_bytes()
+    for target in ("in.csv", "link.csv"):
+        message = refused("predict", "student", "in.csv", "-o", target, "--overwrite")
+        assert f"{target} is the file with the queries; nothing was changed." in message
+    assert Path("in.csv").read_bytes() == before
+
+
 # Columns as they were ----------------------------------------------------------------------------
 
 
@@ -228,7 +246,7 @@ def test_nested_values_that_parquet_has_no_type_for_are_json_text(student: Stude
     assert table["n"].to_pylist() == [2**64 - 1, 0]
     write_jsonl(Path("in.jsonl"), [{"text": "a", "n": 2**64}])
     assert "whole numbers of more than 64 bits" in refused(
-        "predict", "student", "in.jsonl", "-o", "out.parquet"
+        "predict", "student", "in.jsonl", "-o", "out.parquet", "--overwrite"
     )
 
 

@@ -272,7 +272,8 @@ def test_predict_names_a_bad_line_and_leaves_no_half_file(
     with Path("in.jsonl").open("a", encoding="utf-8") as file:
         file.write(bad + "\n")
     Path("out.jsonl").write_text("as before")
-    assert message in refused("predict", str(student_folder), "in.jsonl", "-o", "out.jsonl")
+    answering = ("predict", str(student_folder), "in.jsonl", "-o", "out.jsonl", "--overwrite")
+    assert message in refused(*answering)
     assert Path("out.jsonl").read_text() == "as before"
     assert sorted(path.name for path in Path().iterdir()) == ["in.jsonl", "out.jsonl"]
 

@@ -59,6 +59,22 @@ def check_output(output: Path | None) -> None:
         raise DataError(f"Answers are not written as {output.suffix}. End the name in one of {known}.")
 
 
+def refuse_to_overwrite(output: Path | None, queries: Path | None, *, overwrite: bool) -> None:
+    """See that no file is lost: never that of the queries, others only where that is asked for.
+
+    Raises:
+        DataError: One would be.
+    """
+    if output is None or not output.exists():
+        return
+    if queries is not None and queries.exists() and output.samefile(queries):
+        raise DataError(f"{output} is the file with the queries; nothing was changed. Name another after -o.")
+    if not overwrite:
+        raise DataError(
+            f"{output} would be overwritten; nothing was changed. Name another file after -o, or give --overwrite."
+        )
+
+
 @contextmanager
 def answer_sink(
     output: Path | None,
@@ -302,4 +318,4 @@ def _cell(value: Any) -> Any:
     return strict(value)
 
 
-__all__ = ["TABLE_SUFFIXES", "Row", "Sink", "answer_sink", "check_output"]
+__all__ = ["TABLE_SUFFIXES", "Row", "Sink", "answer_sink", "check_output", "refuse_to_overwrite"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stillshot.cli.answers import TABLE_SUFFIXES, answer_sink, check_output
+from stillshot.cli.answers import TABLE_SUFFIXES, answer_sink, check_output, refuse_to_overwrite
 from stillshot.cli.console import echo
 from stillshot.cli.progress import progress
 from stillshot.cli.students import find_student
@@ -57,6 +57,9 @@ def predict(
             help="Write here, as a table where it ends in .csv, .tsv or .parquet. Without it, to stdout.",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file after -o if it is there.")
+    ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Queries at a time.")] = 32,
     calibrate: Annotated[
         bool,
@@ -75,6 +78,7 @@ def predict(
       stillshot predict runs/first/students/CELL queries.jsonl -o answers.jsonl
     """
     check_output(output)
+    refuse_to_overwrite(output, file, overwrite=overwrite)
     notes: list[str] = []
     table = _parquet(file)
     rows = table.rows(class_names=False) if table else _rows(file, notes)
