@@ -312,6 +312,22 @@ def test_predict_lists_the_students_near_a_path_that_is_none(student_folder: Pat
         assert f"{Path(path)} {found}. Give the folder of a student, e.g. one of these:{listed}\n" in message
 
 
+def test_predict_says_how_a_student_that_is_gone_is_made_again() -> None:
+    students = Path("runs/x/students")
+    students.mkdir(parents=True)
+    gone = students / "context_distillation-a-s0"
+    gone.with_name(f"{gone.name}.json").touch()
+    said = f"{gone} is gone. `stillshot run RECIPE -o {Path('runs/x')}` makes it again."
+    for path, found in {"runs/x": "holds no student itself", str(gone): "does not exist"}.items():
+        assert refused("predict", path, stdin='"x"\n') == f"error: {Path(path)} {found}: {said}\n"
+    other = students / "pattern_finetune-a-s0"
+    other.mkdir()
+    (other / "stillshot.json").touch()
+    for path in ("runs/x", str(students), str(gone)):
+        message = refused("predict", path, stdin='"x"\n')
+        assert f"{said} Or give the folder of a student, e.g. one of these:\n  {other}\n" in message
+
+
 # run ---------------------------------------------------------------------------------------------
 
 

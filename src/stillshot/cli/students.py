@@ -35,16 +35,25 @@ def find_student(path: Path) -> Path:
             echo(f"Using {chosen}, {why}.", err=True)
             return chosen
     near = own or _near(path)
-    if not near:
-        raise ModelError(
-            f"{path} {found}. Give a folder under a run's students/; `stillshot run` makes them."
-        )
+    advice = "Give a folder under a run's students/; `stillshot run` makes them."
+    if near:
+        advice = "Give the folder of a student, e.g. one of these:"
+    if not distilled and (gone := _gone(path)):
+        found = f"{found}: {gone} is gone. `stillshot run RECIPE -o {gone.parent.parent}` makes it again"
+        advice = f"Or {advice[0].lower()}{advice[1:]}" if near else ""
     listed = [f"  {folder}" for folder in near[:MOST_LISTED]]
     if len(near) > MOST_LISTED:
         listed.append(f"  and {len(near) - MOST_LISTED} more")
-    raise ModelError(
-        "\n".join([f"{path} {found.rstrip('.')}. Give the folder of a student, e.g. one of these:", *listed])
-    )
+    raise ModelError("\n".join([f"{path} {found.rstrip('.')}. {advice}".rstrip(), *listed]))
+
+
+def _gone(path: Path) -> Path | None:
+    """The folder of a student that a run has trained, of which only the record is left."""
+    if not path.exists() and path.with_name(f"{path.name}.json").is_file() and path.parent.name == "students":
+        return path
+    students = path if path.name == "students" else path / "students"
+    records = sorted(students.glob(f"{DISTILLED}*.json"))
+    return next((r.with_suffix("") for r in records if not _is_student(r.with_suffix(""))), None)
 
 
 def _best(run: Path, distilled: Sequence[Path]) -> tuple[Path, str]:
