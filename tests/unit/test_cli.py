@@ -260,7 +260,7 @@ def test_predict_refuses_answers_that_are_no_numbers(
     [
         ('{"text": ', "in.jsonl:10 is not valid JSON"),
         ("[1]", "in.jsonl:10 is a JSON list. Each line must be one object with the keys text."),
-        ('{"txt": "x"}', "in.jsonl:10 has no column 'text' for the field 'text'."),
+        ('{"txt": "x"}', "in.jsonl:10 has no key 'text' for the field 'text'."),
         ('{"text": "\\ud800"}', "in.jsonl:10 has half a character"),
     ],
 )
@@ -276,6 +276,20 @@ def test_predict_names_a_bad_line_and_leaves_no_half_file(
     assert message in refused(*answering)
     assert Path("out.jsonl").read_text() == "as before"
     assert sorted(path.name for path in Path().iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_predict_advises_what_fits_the_rows(student_folder: Path) -> None:
+    message = refused("predict", str(student_folder), stdin='{"txt": "x"}\n')
+    assert message == (
+        "error: stdin:1 has no key 'text' for the field 'text'. Did you mean 'txt'? Valid names: txt. Rename the key.\n"
+    )
+    assert "stdin:1 is not UTF-8 text: " in (
+        message := refused("predict", str(student_folder), stdin=b'"\xff"\n')
+    )
+    assert "Save the file" not in message
+    Path("in.csv").write_text("txt\nx\n")
+    message = refused("predict", str(student_folder), "in.csv")
+    assert "Rename the column. If the file has no line with names of columns, put one first." in message
 
 
 def test_predict_without_a_student_or_a_file(student_folder: Path) -> None:

@@ -182,7 +182,7 @@ FINE = b'{"text": "fine", "label": "positive"}\n'
         (
             "a.jsonl",
             FINE + b'{"txt": "x", "label": "positive"}\n',
-            "a.jsonl:2 has no column 'text' for the field 'text'. Did you mean 'txt'? Valid names: label, txt.",
+            "a.jsonl:2 has no key 'text' for the field 'text'. Did you mean 'txt'? Valid names: label, txt.",
         ),
         (
             "a.csv",
@@ -213,7 +213,7 @@ FINE = b'{"text": "fine", "label": "positive"}\n'
             "Did you mean 'positive'? Valid names: negative, positive.",
         ),
         ("a.csv", b"text,label\nx,\n", "a.csv:2 has an empty label. Give it one of positive, negative."),
-        ("a.jsonl", b'{"text": "x"}', "a.jsonl:1 has no column 'label' for the label. Valid names: text."),
+        ("a.jsonl", b'{"text": "x"}', "a.jsonl:1 has no key 'label' for the label. Valid names: text."),
         (
             "a.jsonl",
             FINE + b'{"text": "caf\xe9"}',

@@ -146,7 +146,7 @@ def _answered(
     report("predict", "answering queries", 0, 0)
     while chunk := list(itertools.islice(rows, CHUNK_LINES)):
         objects = [(where, _object(where, row, task.fields)) for where, row in chunk]
-        examples = examples_in(objects, task, task.sources.local, labels=False)
+        examples = examples_in(objects, task, task.sources.local, labels=False, of_recipe=False)
         shortened: list[int] = []
         probabilities = student.predict_proba(examples, batch_size, shortened.extend)
         if (bad := np.flatnonzero(~np.isfinite(probabilities).all(-1))).size:
@@ -221,7 +221,8 @@ def _check_first(rows: Sequence[Row], folder: Path) -> None:
 
     task = Sidecar.read(folder).task.of_queries()
     for where, row in rows:
-        examples_in([(where, _object(where, row, task.fields))], task, task.sources.local, labels=False)
+        objects = [(where, _object(where, row, task.fields))]
+        examples_in(objects, task, task.sources.local, labels=False, of_recipe=False)
 
 
 def _parquet(file: Path | None) -> ParquetFile | None:

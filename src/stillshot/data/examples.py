@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from stillshot.config import Source, TaskDefinition
+from stillshot.data.json_lines import JsonRow
 from stillshot.data.notes import Notes, add_note, places
 from stillshot.data.values import (
     ONE_LABEL_ADVICE,
@@ -35,6 +36,7 @@ def examples_in(
     *,
     notes: Notes = None,
     leave_out: bool = False,
+    of_recipe: bool = True,
 ) -> list[Example]:
     """The examples that rows from ``where`` are.
 
@@ -47,11 +49,12 @@ def examples_in(
         notes: Collects what was read in another way than it is written, and what was left out.
         leave_out: Leave out rows that have no text or lack a label they need, and note their number and places;
             otherwise the first one is an error.
+        of_recipe: Whether a recipe names the columns, for messages.
 
     Raises:
         DataError: There is no row, none is left, or one does not fit the task.
     """
-    reader = _Reader(task, source or Source(splits={}), labels, leave_out)
+    reader = _Reader(task, source or Source(splits={}), labels, leave_out, of_recipe)
     total = dropped = 0
     examples = []
     for origin, row in rows:
@@ -88,6 +91,7 @@ class _Reader:
     source: Source
     labels: bool
     leave_out: bool
+    of_recipe: bool
     _left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _lists: list[str] = field(default_factory=list)
 
@@ -107,7 +111,9 @@ class _Reader:
             if self.leave_out and column in row and is_blank(row[column]):
                 self._left_out[f"no text in {column!r}"].append(where)
                 return None
-            fields[name] = _text(where, row, name, column)
+            if column not in row:
+                raise DataError(self._no_text(where, row, name, column))
+            fields[name] = _text(where, row[column], column)
         if self.labels:
             column = _column(self.source.label_column, "label", row)
             if label is None and column in row and self.leave_out:
@@ -120,6 +126,20 @@ class _Reader:
             if value is not None:
                 groups[group] = value
         return Example(fields=fields, label=label if self.labels else None, groups=groups, origin=where)
+
+    def _no_text(self, where: str, row: Mapping[str, Any], field: str, column: str) -> str:
+        """That a row lacks a text, and what to do, which depends on the kind of file."""
+        what = _what(row)
+        advice = [
+            f"{where} has no {what} {column!r} for the field {field!r}.",
+            did_you_mean(column, row),
+            f"Rename the {what}, or map it under columns in the recipe's task, sources.local."
+            if self.of_recipe
+            else f"Rename the {what}.",
+        ]
+        if type(row) is dict:  # of a CSV or TSV
+            advice.append("If the file has no line with names of columns, put one first.")
+        return " ".join(advice)
 
     def _label(self, where: str, row: Mapping[str, Any]) -> str | None:
         column = _column(self.source.label_column, "label", row)
@@ -166,13 +186,18 @@ def _column(named: str, own: str, row: Mapping[str, Any]) -> str:
     return own if named not in row and own in row else named
 
 
+def _what(row: Mapping[str, Any]) -> str:
+    return "key" if isinstance(row, JsonRow) else "column"
+
+
 def _check_label(
     where: str, label: str | None, column: str, row: Mapping[str, Any], task: TaskDefinition
 ) -> None:
     if column not in row:
+        what = _what(row)
         raise DataError(
-            f"{where} has no column {column!r} for the label. {did_you_mean(column, row)} "
-            "Rename the column, or name it as label_column in the task's sources.local."
+            f"{where} has no {what} {column!r} for the label. {did_you_mean(column, row)} "
+            f"Rename the {what}, or name it as label_column in the task's sources.local."
         )
     if label is None:
         raise DataError(f"{where} has an empty label. Give it one of {', '.join(task.labels)}.")
@@ -184,14 +209,7 @@ def _check_label(
         )
 
 
-def _text(where: str, row: Mapping[str, Any], field: str, column: str) -> str:
-    if column not in row:
-        raise DataError(
-            f"{where} has no column {column!r} for the field {field!r}. {did_you_mean(column, row)} "
-            "Rename the column, or, in a recipe, map it under columns in the task's sources.local. If the file has no "
-            "line with names of columns, put one first."
-        )
-    value = row[column]
+def _text(where: str, value: Any, column: str) -> str:
     if is_blank(value):
         raise DataError(f"{where} has no text in {column!r}. Fill it in or remove the row.")
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):

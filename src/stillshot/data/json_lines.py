@@ -48,7 +48,7 @@ def _decoded(line: bytes | str, where: str, *, first: bool) -> str:
     try:
         return line.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 text: {error.reason}. Save the file as UTF-8.") from None
+        raise DataError(f"{where} is not UTF-8 text: {error.reason}. Write it as UTF-8.") from None
 
 
 def _value(text: str, where: str, example: str) -> Any:
