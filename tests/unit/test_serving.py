@@ -241,6 +241,14 @@ async def test_health_and_metrics() -> None:
         (b'{"inputs": "x", "raw_scores": true}', 422, "raw scores are not given"),
         (json.dumps({"inputs": [["x"]] * 257}).encode(), 413, "more than 256 inputs"),
         (json.dumps({"inputs": UNREADABLE}).encode(), 422, "nothing to read"),
+        (
+            rb'{"inputs": "x", "a\u001b\u202e": 1}',
+            422,
+            r"the key `a\u001b\u202e`, which this endpoint does not",
+        ),
+        (json.dumps({"inputs": "x", "k" * 10**5: 1}).encode(), 422, f"the key `{'k' * 40}...`, which"),
+        (b'{"inputs": "x", "inputs": "y"}', 422, "The body has the key `inputs` twice. Send it once."),
+        (rb'{"inputs": 1, "truncate": null, "\u0069nputs": ["y"]}', 422, "the key `inputs` twice"),
     ],
 )
 @in_loop

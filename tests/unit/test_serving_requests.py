@@ -144,8 +144,8 @@ async def test_the_end_of_a_long_text_is_answered_like_the_end_alone(
         ("/predict", {"truncation_direction": "Middle"}, "`truncation_direction` is not"),
         ("/predict", {"truncation_direction": None}, "`truncation_direction` is not"),
         ("/predict", {"raw_scores": True}, "raw scores are not given"),
-        ("/predict", {"truncation_direcion": "Left"}, "a key that this endpoint does not know. It knows: `model`,"),
-        ("/predict", {"parameters": {"top_k": 1}}, "a key that this endpoint does not know"),
+        ("/predict", {"truncation_direcion": "Left"}, "the key `truncation_direcion`, which this endpoint does not know. It knows: `model`,"),
+        ("/predict", {"parameters": {"top_k": 1}}, "the key `parameters`, which this endpoint does not know"),
         ("/classify", {"use_activation": False}, "logits are not"),
         ("/classify", {"activation": False}, "logits are not"),
         ("/classify", {"softmax": False}, "logits are not"),
@@ -158,7 +158,7 @@ async def test_the_end_of_a_long_text_is_answered_like_the_end_alone(
         ("/classify", {"priority": False}, "`priority` is not"),
         ("/classify", {"request_id": ""}, "`request_id` is not"),
         ("/classify", {"mm_processor_kwargs": {}}, "`mm_processor_kwargs` is not"),
-        ("/classify", {"messages": []}, "a key that this endpoint does not know"),
+        ("/classify", {"messages": []}, "the key `messages`, which this endpoint does not know"),
     ],
 )  # fmt: skip
 @in_loop

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from stillshot.deploy.serving.limits import Limits
 from stillshot.deploy.serving.refusals import CLOSE, Refusal, overloaded
+from stillshot.escaping import visible
 
 M = TypeVar("M", bound=BaseModel)
 
 # A body that is too large is read to its end and dropped, so that its sender gets to read the refusal, unless it
 # is larger than so many times the limit.
 _DROPPED_BODIES = 8
+_LONGEST_KEY = 40  # characters of a key that a refusal names
 
 
 class Gate:
@@ -91,9 +94,11 @@ async def read_body(request: Request, form: type[M], limits: Limits, ticket: Tic
     except ClientDisconnect:
         raise Refusal(400, "Validation", "The connection was closed before the body's end.", CLOSE) from None
     try:
-        return form.model_validate_json(content)
+        body = form.model_validate_json(content)
     except ValidationError as error:
         raise _refused(error, form, limits) from None
+    _refuse_repeated(content)
+    return body
 
 
 async def _content(request: Request, limits: Limits, ticket: Ticket) -> bytes:
@@ -122,8 +127,28 @@ def _too_large(limits: Limits) -> Refusal:
     return Refusal(413, "Validation", message, CLOSE)
 
 
+def _refuse_repeated(content: bytes) -> None:
+    """See that no key comes twice in a body of the right form, whose only object is the body itself.
+
+    Raises:
+        Refusal: One does.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):
+            key = next(key for key in keys if keys.count(key) > 1)
+            raise Refusal(422, "Validation", f"The body has the key `{_shown(key)}` twice. Send it once.")
+
+    json.loads(content, object_pairs_hook=once, strict=False)
+
+
+def _shown(key: str) -> str:
+    return visible(key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}...", keep="")
+
+
 def _refused(error: ValidationError, form: type[BaseModel], limits: Limits) -> Refusal:
-    """What is wrong first, without a word of what was sent."""
+    """What is wrong first, without a word of what was sent but for the name of an unknown key."""
     problems = error.errors(include_url=False, include_input=False)
     first = problems[0]
     if first["type"] == "json_invalid":
@@ -138,7 +163,9 @@ def _refused(error: ValidationError, form: type[BaseModel], limits: Limits) -> R
     if first["type"] == "extra_forbidden":
         known = ", ".join(f"`{key}`" for key in form.model_fields)
         return Refusal(
-            422, "Validation", f"The body has a key that this endpoint does not know. It knows: {known}."
+            422,
+            "Validation",
+            f"The body has the key `{_shown(name)}`, which this endpoint does not know. It knows: {known}.",
         )
     if first["type"] == "missing":
         return Refusal(422, "Validation", f"The body lacks `{name}`.")
