@@ -30,6 +30,7 @@ from stillshot.deploy.serving.students import ServedStudent, load_students
 from stillshot.deploy.serving.teacher import RunTeacher
 from stillshot.deploy.serving.workers import Pool, Workers
 from stillshot.errors import ModelError, RunFolderError, WorkError
+from stillshot.evaluate.folder import RunFolder
 from stillshot.student.saved import Student
 from stillshot.types import Dtype, Example
 
@@ -796,6 +797,29 @@ def test_a_teacher_is_refused_where_none_is_known(tiny: Path, run_student: Path)
             load_students([run_student], with_teachers=True)
     finally:
         data.write_text(before, encoding="utf-8")
+
+
+def test_a_teacher_writes_nothing_into_its_run(run_student: Path) -> None:
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+    run = run_student.parents[1]
+    known = run / "data.json"
+    before = content()
+    RunTeacher.of(run_student, {})
+    assert content() == before
+    digests = {name: d for name, d in json.loads(before[known]).items() if "weights" not in name}
+    RunFolder(run).write_json(known, digests)
+    whole = known.read_bytes()
+    try:
+        known.write_bytes(whole + b" ")
+        with pytest.raises(
+            RunFolderError, match=r"data\.json cannot be used: it was changed since it was written"
+        ):
+            RunTeacher.of(run_student, {})
+        assert known.read_bytes() == whole + b" "
+    finally:
+        RunFolder(run).write(known, before[known].decode())
 
 
 def test_two_students_of_one_name(tiny: Path, tmp_path: Path) -> None:

@@ -192,15 +192,28 @@ class RunFolder:
         if not self.data.is_file():
             self.write_json(self.data, now)
             return
-        known = self.read_json(self.data)
-        if not isinstance(known, dict):
-            raise RunFolderError(_unusable(self.data, "it holds no digests"))
-        for name, digest in digests.items():
-            if known.get(name) not in (digest, (older or {}).get(name, digest)):
-                raise RunFolderError(self._other_data(name))
+        known = self.check_data(digests, older)
         self.check_weights(weights)
         if weights and not now.keys() <= known.keys():
             self.write_json(self.data, {**now, **known})
+
+    def check_data(
+        self, digests: Mapping[str, str], older: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """See that data are those that the run was begun with, and give what is known of them; nothing is written.
+
+        Raises:
+            RunFolderError: They have changed, or what is known of them is damaged.
+        """
+        known = self.read_json(self.data)
+        if not isinstance(known, dict):
+            raise RunFolderError(_unusable(self.data, "it holds no digests"))
+        if self.checksums.state(self.data) == "damaged":
+            raise RunFolderError(_unusable(self.data, "it was changed since it was written"))
+        for name, digest in digests.items():
+            if known.get(name) not in (digest, (older or {}).get(name, digest)):
+                raise RunFolderError(self._other_data(name))
+        return known
 
     def check_weights(self, fingerprints: Mapping[str, str]) -> None:
         """See that models have the weights that the run was begun with.

@@ -69,7 +69,7 @@ class RunTeacher:
         draw = materials.draw(setting.budget, setting.seed, setting.control)
         if run.data.is_file():
             digests = materials.digests({setting.draw: (setting.budget, setting.seed)})
-            run.claim_data(digests, older=materials.older_digests)
+            run.check_data(digests, materials.older_digests)
             run.check_weights(weights_fingerprints([recipe.teacher]))
         asking, biases = asked_as(recipe, run, setting)
         key = recipe.teacher.model_dump_json()
