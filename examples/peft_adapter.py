@@ -21,7 +21,10 @@ if len(student["task"]["fields"]) > 1:
     sys.exit(f"{folder} answers to {', '.join(student['task']['fields'])} together; this is for one text.")
 if student["head"] != "label":
     sys.exit(f"{folder} has the head {student['head']!r}; this is for label heads.")
-if json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"] is None:
+if (
+    json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    is None
+):
     sys.exit(
         f"{folder} has adapters on random weights, which PEFT finds nowhere. Put both together with `stillshot export "
         f"{folder} --to merged`; examples/transformers_pipeline.py asks that."

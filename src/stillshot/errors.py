@@ -31,6 +31,14 @@ class ModelError(StillshotError):
     """A model id cannot be resolved, or a model cannot do what the recipe asks of it."""
 
 
+class NoSuchExportError(ModelError):
+    """A student cannot have a kind of export; ``why`` is the message without the advice to use other kinds."""
+
+    def __init__(self, why: str, advice: str) -> None:
+        super().__init__(f"{why} {advice}")
+        self.why = why
+
+
 class RunFolderError(StillshotError):
     """An output folder belongs to another recipe, or a stage's input is not there yet."""
 

@@ -300,7 +300,9 @@ def test_all_is_every_kind_that_a_student_can_have(
     assert told["left_out"].keys() == reasons.keys()
     assert all(told["left_out"][kind].startswith(why) for kind, why in reasons.items())
     by_name = next(iter(reasons))  # what is asked for by name as well is not left out in silence
-    assert reasons[by_name] in refused("export", "student", "--to", by_name, *options)
+    message = refused("export", "student", "--to", by_name, *options)
+    assert f"leave out --to {by_name}. {reasons[by_name]}" in message
+    assert not any("Use --to" in why for why in (*told["left_out"].values(), message))  # those are made
 
 
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(lively: Lively) -> None:

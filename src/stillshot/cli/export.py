@@ -85,7 +85,7 @@ def export(
 
     def leave_out(kind: ExportKind, why: str) -> None:
         if kind in to:  # asked for by name as well
-            raise ModelError(why)
+            raise ModelError(f"There can be no {kind}; leave out --to {kind}. {why}")
         left_out[kind] = why
 
     student = find_student(model)

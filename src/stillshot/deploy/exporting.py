@@ -19,7 +19,7 @@ from stillshot.deploy.card import Describer, Provenance
 from stillshot.deploy.held_out import HeldOut, held_out_queries
 from stillshot.deploy.merged import load_in_float32, merge
 from stillshot.deploy.predictor import load_predictor
-from stillshot.errors import ModelError, RunFolderError, WorkError
+from stillshot.errors import ModelError, NoSuchExportError, RunFolderError, WorkError
 from stillshot.storage import remove_scratch, scratch_beside
 from stillshot.student.features import DecoderFeaturizer
 from stillshot.student.integrity import weights_checksums
@@ -121,7 +121,8 @@ def _fits(kind: ExportKind, student: Student, leave_out: LeaveOut | None) -> boo
     except ModelError as error:
         if leave_out is None:
             raise
-        leave_out(kind, str(error))
+        # The other kinds, which the whole message advises, are made as well.
+        leave_out(kind, error.why if isinstance(error, NoSuchExportError) else str(error))
         return False
     return True
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stillshot.errors import ModelError
+from stillshot.errors import ModelError, NoSuchExportError
 from stillshot.prompt.writer import PromptWriter
 from stillshot.student.features import ChannelFeaturizer, DecoderFeaturizer
 from stillshot.student.heads import LanguageModelStudent
@@ -42,19 +42,20 @@ def check_gguf(student: Student) -> None:
     config = student.model.config
     known = ", ".join(_ARCHITECTURES)
     if not isinstance(student.featurizer, DecoderFeaturizer | ChannelFeaturizer):
-        raise ModelError(
-            f"GGUF is for decoders; {student.section.model} ({config.model_type}) is an encoder. Use --to onnx."
+        raise NoSuchExportError(
+            f"GGUF is for decoders; {student.section.model} ({config.model_type}) is an encoder.",
+            "Use --to onnx.",
         )
     if config.model_type not in _ARCHITECTURES:
-        raise ModelError(
-            f"GGUF is written for {known} models, not for {config.model_type}. Use --to onnx, or --to merged and "
-            "llama.cpp's own converter."
+        raise NoSuchExportError(
+            f"GGUF is written for {known} models, not for {config.model_type}.",
+            "Use --to onnx, or --to merged and llama.cpp's own converter.",
         )
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") != "default":
-        raise ModelError(
-            f"{student.section.model} scales its positions ({rope['rope_type']}), which is not written to GGUF. Use "
-            "--to merged and llama.cpp's own converter."
+        raise NoSuchExportError(
+            f"{student.section.model} scales its positions ({rope['rope_type']}), which is not written to GGUF.",
+            "Use --to merged and llama.cpp's own converter.",
         )
     _split_name(student.tokenizer)
     try:
@@ -224,9 +225,10 @@ def _split_name(tokenizer: Any) -> str:
         elif kinds == ["Split", "ByteLevel"] and not regex:
             name = _SPLITS.get(steps[0]["pattern"].get("Regex", ""))
     if name is None:
-        raise ModelError(
+        raise NoSuchExportError(
             f"The tokenizer of {tokenizer.name_or_path!r} is none that is written to GGUF here (byte-level tokenizers "
-            "of GPT-2, SmolLM, Llama 3 and Qwen 2). Use --to merged and llama.cpp's own converter."
+            "of GPT-2, SmolLM, Llama 3 and Qwen 2).",
+            "Use --to merged and llama.cpp's own converter.",
         )
     return name
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillshot.errors import ModelError, WorkError
+from stillshot.errors import ModelError, NoSuchExportError, WorkError
 from stillshot.models.output import label_logits
 from stillshot.student.heads import NextTokenClassifier
 from stillshot.student.saved import Student
@@ -34,9 +34,9 @@ def check_onnx(student: Student) -> None:
         ModelError: Its head cannot, or the packages for it are not installed.
     """
     if student.head == "channel":
-        raise ModelError(
-            "A channel head reads the query once a label and scores its tokens, which has no ONNX export. Use "
-            "--to merged or --to gguf, or distil a student with head: label."
+        raise NoSuchExportError(
+            "A channel head reads the query once a label and scores its tokens, which has no ONNX export.",
+            "Use --to merged or --to gguf, or distil a student with head: label.",
         )
     try:
         import onnx  # noqa: F401
