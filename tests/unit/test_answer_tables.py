@@ -258,6 +258,16 @@ def test_a_missing_text_is_not_answered(student: Student, gap: Any) -> None:
     assert "in.parquet:2 has no text in 'text'" in refused("predict", "student", "in.parquet")
 
 
+def test_texts_that_are_a_printed_gap_are_answered_and_told(student: Student) -> None:
+    write_jsonl(Path("one.jsonl"), [{"text": "a film"}, {"text": "NaN"}])
+    result = call("predict", "student", "one.jsonl")
+    assert len(result.stdout.splitlines()) == 2
+    said = "is the word nan, as other tools print a missing text (one.jsonl:2). Each was answered as a text."
+    assert f"note: 1 text {said}\n" in result.stderr
+    write_jsonl(Path("two.jsonl"), [{"text": "nan"}, {"text": "NaN"}])
+    assert "note: 2 texts are the word nan" in call("predict", "student", "two.jsonl").stderr
+
+
 def test_columns_that_are_no_text_are_refused_as_texts(student: Student) -> None:
     for values, what in (
         (pa.array([1, 2], pa.date32()), "a value of time"),

@@ -290,12 +290,16 @@ def strict_lines(text: str) -> Rows:
     return [json.loads(line, parse_constant=refuse) for line in text.split("\n") if line]
 
 
-@settings(max_examples=40)
-@given(
+# Texts, and the names of columns beside them.
+queries = given(
     data=st.data(),
     texts=st.lists(TEXTS, min_size=1, max_size=4),
     names=st.lists(st.sampled_from(NAMES), max_size=3, unique=True),
 )
+
+
+@settings(max_examples=40)
+@queries
 def test_predict_gives_parquet_back_as_it_was(
     data: st.DataObject, texts: list[str], names: list[str], student: Path
 ) -> None:
@@ -337,11 +341,7 @@ def null_for_nan(value: Any) -> Any:
 
 
 @settings(max_examples=60)
-@given(
-    data=st.data(),
-    texts=st.lists(TEXTS, min_size=1, max_size=4),
-    names=st.lists(st.sampled_from(NAMES), max_size=3, unique=True),
-)
+@queries
 def test_predict_gives_json_lines_back_as_they_were(
     data: st.DataObject, texts: list[str], names: list[str], student: Path
 ) -> None:

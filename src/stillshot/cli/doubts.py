@@ -22,7 +22,9 @@ def doubts_about(examples: Sequence[Example], path: Path) -> list[str]:
     for group in by_text.values():
         if len(group) > 1:
             (same if len({example.label for example in group}) == 1 else contradicting).append(group)
-    doubts = _printed_missing(examples, path)
+    doubts = []
+    if missing := printed_missing(examples):
+        doubts.append(f"{path}: {describe_printed_missing(missing)} Remove those rows if so.")
     if same:
         doubts.append(
             f"{path}: {_texts(len(same))} more than once, e.g. {_places(same[0])}. Only the first of each is used."
@@ -36,18 +38,19 @@ def doubts_about(examples: Sequence[Example], path: Path) -> list[str]:
     return doubts
 
 
-def _printed_missing(examples: Sequence[Example], path: Path) -> list[str]:
-    """Texts that are the word ``nan``."""
-    from stillshot.data.notes import places
+def printed_missing(examples: Sequence[Example]) -> list[str]:
+    """Where texts are the word ``nan``."""
     from stillshot.data.values import PRINTED_MISSING
 
-    printed = [e.origin for e in examples if PRINTED_MISSING & {text.lower() for text in e.fields.values()}]
-    if not printed:
-        return []
-    texts = "1 text is" if len(printed) == 1 else f"{len(printed):,} texts are"
-    return [
-        f"{path}: {texts} the word nan, as other tools print a missing text ({places(printed)}). Remove those rows if so."
-    ]
+    return [e.origin for e in examples if PRINTED_MISSING & {text.lower() for text in e.fields.values()}]
+
+
+def describe_printed_missing(origins: Sequence[str]) -> str:
+    """That texts are the word ``nan``, and where."""
+    from stillshot.data.notes import places
+
+    texts = "1 text is" if len(origins) == 1 else f"{len(origins):,} texts are"
+    return f"{texts} the word nan, as other tools print a missing text ({places(origins)})."
 
 
 def labels_in_doubt(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stillshot.errors import StillshotError
+from stillshot.prompt.long_texts import CHARACTERS_A_TOKEN
 
 if TYPE_CHECKING:
     from stillshot.cli.drafting import Sizes
@@ -25,7 +26,7 @@ CUT_SHARE = 0.05
 # Fewer bytes than this fit any window: a token has one byte at least.
 SHORT = 900
 # Characters of a text that are tokenized: what is longer is cut in any case.
-_LONGEST = 16 * LARGEST_WINDOW
+_LONGEST = CHARACTERS_A_TOKEN * LARGEST_WINDOW
 
 
 @dataclass(frozen=True)

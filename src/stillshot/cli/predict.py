@@ -137,9 +137,8 @@ def _answered(
     """
     import numpy as np
 
+    from stillshot.cli.doubts import describe_printed_missing, printed_missing
     from stillshot.data.examples import examples_in
-    from stillshot.data.notes import places
-    from stillshot.data.values import PRINTED_MISSING
 
     task, done = student.task.of_queries(), 0
     printed: list[str] = []
@@ -154,16 +153,13 @@ def _answered(
                 f"The student answers {objects[bad[0]][0]} with numbers that are not finite; its weights may be "
                 "damaged. Copy the folder here again, or train the student again."
             )
-        printed += [e.origin for e in examples if PRINTED_MISSING & {t.lower() for t in e.fields.values()}]
+        printed += printed_missing(examples)
         cut.update(dict.fromkeys(objects[position][0] for position in sorted(shortened)))
         yield objects, probabilities
         done += len(chunk)
         report("predict", "answering queries", done, 0)
     if printed:
-        notes.append(
-            f"{len(printed):,} texts are the word nan, as other tools print a missing text ({places(printed)}). They "
-            "were answered as texts."
-        )
+        notes.append(f"{describe_printed_missing(printed)} Each was answered as a text.")
 
 
 def _calibrated(answered: Iterable[Answered], notes: list[str]) -> Iterator[Answered]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from stillshot.checksums import SUMS, checksum, is_intact, write_checksums
+from stillshot.checksums import checksum, is_intact, write_checksums
 from stillshot.errors import ModelError, did_you_mean
 from stillshot.hub import hub_access
 from stillshot.models.gguf_tokenizer import gguf_tokenizer
@@ -204,11 +203,9 @@ def _converted(folder: Path, gguf_file: str, name: str) -> Path:
         with FileLock(target.parent / f".{name}.lock"):
             if not is_intact(target):  # another process may have been faster
                 if target.exists():
-                    notices.warning("%s is damaged, or of an older version, and is converted again.", target)
+                    notices.warning("%s is damaged and is converted again.", target)
                 _convert(folder, gguf_file, target)
     except OSError as error:
-        if not (target / SUMS).exists() and os.access(target / "config.json", os.R_OK):
-            return target  # of an older version, and closed to this user: there is nothing to compare it with
         elsewhere = (
             f"To keep the weights of bundled:{name} elsewhere, point STILLSHOT_CACHE to another folder"
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from stillshot.errors import PromptError
 from stillshot.prompt.encoder import PromptEncoder
-from stillshot.prompt.long_texts import readable_example
+from stillshot.prompt.long_texts import CHARACTERS_A_TOKEN, readable_example
 from stillshot.prompt.writer import Kind, PromptWriter, ScoredPrompt
 from stillshot.types import Context, Example
 
@@ -112,9 +112,6 @@ def _text_tokens(writer: PromptWriter, example: Example) -> int:
 
 # Cutting -----------------------------------------------------------------------------------------
 
-# A text is tokenized from its beginning in pieces of so many characters a token, as far as is needed.
-_CHARACTERS_A_TOKEN = 16
-
 
 def first_tokens(encoder: PromptEncoder, text: str, most: int) -> str:
     """The beginning of a text that has ``most`` tokens, or the text where it has no more; no character is split.
@@ -124,7 +121,7 @@ def first_tokens(encoder: PromptEncoder, text: str, most: int) -> str:
     """
     if text.isascii() and len(text) <= most:  # a token has a character at least
         return text
-    size = _CHARACTERS_A_TOKEN * most
+    size = CHARACTERS_A_TOKEN * most  # and more as far as is needed
     while True:
         part = text[:size]
         [spans] = encoder.token_spans([part])

@@ -6,8 +6,8 @@ from typing import Any
 
 from stillshot.types import Example, Keep
 
-# Texts up to so many characters for each token of the window are tokenized whole: about three times what prose takes.
-CHARACTERS_A_TOKEN = 12
+# Of a long text, so many characters for each token of the window are tokenized: about four times what prose takes.
+CHARACTERS_A_TOKEN = 16
 # Near a cut, tokens may differ from those of the whole text: a word is split by what follows it, and WordPiece makes a
 # word of more than 100 characters one unknown token. Tokens so near do not count.
 MARGIN = 256
@@ -36,7 +36,7 @@ def readable_part(
 
     Args:
         most: Characters beyond which the part does not grow though it has fewer tokens; ``None`` is without end.
-        least: Texts up to so many characters are returned untried; ``None`` is what prose takes, three times.
+        least: Texts up to so many characters are returned untried; ``None`` is what prose takes, four times.
     """
     size = CHARACTERS_A_TOKEN * tokens + 2 * MARGIN
     if len(text) <= (size if least is None else least):
