@@ -130,6 +130,17 @@ def test_a_report_escapes_names(tmp_path: Path) -> None:
     assert not re.search(r"<(?:img|script|i)\b", page)
 
 
+def test_a_report_escapes_what_turns_the_direction_of_writing(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "random:tiny-bert")
+    path = tmp_path / "run" / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(results | {"name": "\u202eevil", "task": "ta\u2067sk"}), encoding="utf-8")
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert not re.search("[\u202a-\u202e\u2066\u2067]", page)
+    assert r"<title>\u202eevil " in page
+    assert r"<bdi>ta\u2067sk</bdi>" in page
+
+
 # The terminal ------------------------------------------------------------------------------------
 
 

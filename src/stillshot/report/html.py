@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from stillshot.escaping import visible
 from stillshot.evaluate.records import Peers, Results
 from stillshot.report import names
 from stillshot.report.breakdowns import CALIBRATED, calibration_table, group_tables, predicted_tables
@@ -36,6 +37,8 @@ from stillshot.report.tables import (
 )
 from stillshot.storage import cannot_write
 
+# What turns the direction of the text behind it; isolates (U+2068) set right-to-left names apart, and marks turn nothing.
+_TURNS = re.compile("[\u202a-\u202e\u2066\u2067]")
 _REFERENCE = re.compile(r"#([\w.-]+)")
 
 
@@ -145,6 +148,7 @@ def _render(
         recipe=_shown(read_recipe_text(run_dir)),
         hardware={key: _plain(value) for key, value in results.hardware.items()},
     )
+    page = _TURNS.sub(lambda found: visible(found[0]), page)
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
