@@ -612,7 +612,7 @@ CARD_CASES: list[tuple[str, TaskDefinition, ExportKind, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("all_long", [False, True])
+@pytest.mark.parametrize("repeated", [1, 50, 150])
 @pytest.mark.parametrize(("model", "task", "kind", "settings"), CARD_CASES)
 def test_the_code_of_a_card_answers_long_texts_as_predict_does(
     lively: Lively,
@@ -620,10 +620,10 @@ def test_the_code_of_a_card_answers_long_texts_as_predict_does(
     task: TaskDefinition,
     kind: ExportKind,
     settings: dict[str, Any],
-    all_long: bool,
+    repeated: int,
 ) -> None:
     folder = save_student(Path("student"), lively(model), task=task, max_tokens=64, **settings)
-    query = dict.fromkeys(task.fields, "a man sleeps " * (50 if all_long else 1))
+    query = dict.fromkeys(task.fields, "a man sleeps " * repeated)
     query[task.fields[-1]] = "".join(f"he {number}é, " for number in range(600))
     Path("queries.jsonl").write_text(json.dumps(query) + "\n")
     (made,) = export_student(folder, [kind], Path("out"), queries=Path("queries.jsonl"), floor=0.0)

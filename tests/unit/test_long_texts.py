@@ -179,8 +179,37 @@ def test_a_character_of_several_tokens_is_cut_as_a_whole(keep: Keep) -> None:
         (feature,) = student.featurizer.features([Example({"text": text + "語" * (count % 3)})], keep)
         assert feature["length"] <= WINDOW
     encoder = PromptEncoder(student.tokenizer)
-    assert encoder.shortened("ab本", 1, "start") == "ab"
-    assert encoder.shortened("本ab", 1, "end") == "ab"
+    assert encoder.shortened("ab本", 4, "start") == "ab"
+    assert encoder.shortened("本ab", 4, "end") == "ab"
+
+
+@pytest.mark.parametrize("keep", ["start", "end"])
+@pytest.mark.parametrize("head", ["label", "language_model"])
+def test_of_a_pair_the_text_of_most_tokens_is_cut(head: str, keep: Keep) -> None:
+    """It once was that of most characters: of these, one token that was cut to nothing, and so refused the query."""
+    student = student_of("random:tiny-llama", PAIRS, head=head)
+    first, second = PAIRS.fields
+    for one, other in [(first, second), (second, first)]:
+        example = Example({first: "", second: "", one: " negative", other: "🎬" * 8})
+        (feature,) = student.featurizer.features([example], keep)
+        read = student.tokenizer.decode(feature["input_ids"])
+        assert feature["cut"]
+        assert " negative" in read
+        assert "🎬" in read
+
+
+@pytest.mark.parametrize("keep", ["start", "end"])
+def test_how_a_pair_is_cut_does_not_depend_on_what_is_never_read_of_it(keep: Keep) -> None:
+    student = student_of("random:tiny-llama", PAIRS)
+    read = []
+    for sizes in [(1000, 60), (1000, 10_000), (90, 1000), (10_000, 1000)]:
+        texts = ["bad and dull " * (size // 13 + 1) for size in sizes]
+        parts = [
+            text[:size] if keep == "start" else text[-size:] for text, size in zip(texts, sizes, strict=True)
+        ]
+        (feature,) = student.featurizer.features([Example(dict(zip(PAIRS.fields, parts, strict=True)))], keep)
+        read.append(feature["input_ids"])
+    assert all(ids == read[0] for ids in read)
 
 
 def test_white_space_alone_is_not_called_a_pattern_that_is_too_long() -> None:

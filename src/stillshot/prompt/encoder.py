@@ -69,21 +69,18 @@ class PromptEncoder:
         return self._tokenize(texts, chat=False, offsets=True)["offset_mapping"]
 
     def shortened(self, text: str, tokens: int, keep: Keep = "start") -> str:
-        """The text without its last ``tokens`` tokens, or without its last half if that is less.
+        """The first ``tokens`` tokens of a text that has more; with ``keep="end"``, the last.
 
-        With ``keep="end"``, without its first. Of an odd number of tokens, the larger half goes: one token leaves an
-        empty text. A character of which a token goes (byte-level tokenizers split rare ones) goes whole, so the text always
-        becomes shorter.
+        A character of which a token goes (byte-level tokenizers split rare ones) goes whole.
         """
         offsets = self._tokenize([text], chat=False, offsets=True)["offset_mapping"][0]
-        kept = max(len(offsets) - tokens, len(offsets) // 2)
-        if not kept:
-            return ""
-        if kept == len(offsets):
+        if tokens >= len(offsets):
             return text
+        if not tokens:
+            return ""
         if keep == "start":
-            return text[: min(offsets[kept - 1][1], offsets[kept][0])]
-        return text[max(offsets[-kept][0], offsets[-kept - 1][1]) :]
+            return text[: min(offsets[tokens - 1][1], offsets[tokens][0])]
+        return text[max(offsets[-tokens][0], offsets[-tokens - 1][1]) :]
 
     @cached_property
     def _special_tokens(self) -> list[str]:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from stillshot.config import TaskDefinition
 from stillshot.errors import PromptError
-from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.long_texts import MOST_CHARACTERS_A_TOKEN, readable_example
 from stillshot.prompt.writer import PromptWriter
 from stillshot.types import Context, Example, Keep
@@ -115,7 +114,7 @@ class DecoderFeaturizer:
             texts = [self.writer.query_text(example) for example in part]
             return [{"input_ids": row, "length": len(row)} for row in encoder.encode_all(texts, chat=chat)]
 
-        rows = _fitted(examples, encode, encoder, self.max_tokens, keep)
+        rows = _fitted(examples, encode, self.writer, self.max_tokens, keep)
         for example, row in zip(examples, rows, strict=True):
             if row["input_ids"][-1] == self.pad_token_id:
                 raise PromptError(
@@ -155,7 +154,7 @@ class ChannelFeaturizer:
                 for prompt in prompts
             ]
 
-        return _fitted(examples, encode, self.writer.encoder, self.max_tokens, keep)
+        return _fitted(examples, encode, self.writer, self.max_tokens, keep)
 
     def pad(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         """See :class:`Featurizer`."""
@@ -174,21 +173,27 @@ class ChannelFeaturizer:
 def _fitted(
     examples: Sequence[Example],
     encode: Callable[[Sequence[Example]], list[Feature]],
-    encoder: PromptEncoder,
+    writer: PromptWriter,
     max_tokens: int,
     keep: Keep,
 ) -> list[Feature]:
-    """Encoded examples, those over ``max_tokens`` cut in their longest text, never in the pattern.
+    """Encoded examples, those over ``max_tokens`` cut in the text of most tokens, never in the pattern.
 
-    The longest may be another text once half of it is gone.
+    A text loses what is over ``max_tokens`` first, so that the result does not depend on how much of it was tokenized; and
+    then at most half at a time, since another may be the longest by then.
     """
+    encoder = writer.encoder
     parts = _readable(examples, encoder.tokenizer, max_tokens, keep)
     rows = encode(parts)
     for index, (example, part) in enumerate(zip(examples, parts, strict=True)):
         shortened = part
         while (excess := rows[index]["length"] - max_tokens) > 0:
-            name = max(shortened.fields, key=lambda field: len(shortened.fields[field]))
-            shorter = encoder.shortened(shortened.fields[name], excess, keep)
+            spans = encoder.token_spans([shortened.fields[field] for field in writer.task.fields])
+            length, name = max(
+                zip(map(len, spans), writer.task.fields, strict=True), key=lambda pair: pair[0]
+            )
+            kept = max_tokens if length > max_tokens else max(length - excess, length // 2)
+            shorter = encoder.shortened(shortened.fields[name], kept, keep)
             if not shorter.strip():
                 raise _nothing_left(part.origin, shorter, max_tokens, keep)
             shortened = Example({**shortened.fields, name: shorter}, part.label, part.groups, part.origin)
