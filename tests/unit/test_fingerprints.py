@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from stillshot.cli.main import app
-from stillshot.config import Prompt
+from stillshot.config import ExportKind, Prompt
 from stillshot.config import Student as StudentSection
 from stillshot.config import Teacher as TeacherSection
 from stillshot.deploy.predictor import load_predictor
-from stillshot.errors import ModelError
+from stillshot.errors import ModelError, RunFolderError
+from stillshot.evaluate.folder import RunFolder
 from stillshot.models.fingerprints import weights_fingerprints
 from stillshot.models.resolve import ResolvedModel, resolve_model, weights_fingerprint
 from stillshot.student.integrity import same_base
@@ -113,6 +114,46 @@ def test_a_students_own_weights_are_those_that_were_saved(base: Path, tmp_path: 
     assert Student.load(student).predict(["a fine film"])
 
 
+def change_tokenizer(folder: Path) -> None:
+    """As readable as before, with other tokens."""
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["merges"] = content["model"]["merges"][:1]
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", [None, "merged", "onnx"])
+def test_a_student_reads_the_tokens_that_it_was_saved_with(
+    base: Path, tmp_path: Path, kind: ExportKind | None
+) -> None:
+    from stillshot.deploy.exporting import export_student
+
+    student = saved_student(base, tmp_path / "student")
+    if kind is not None:
+        (tmp_path / "queries.jsonl").write_text('{"text": "a fine film"}\n')
+        (made,) = export_student(student, [kind], tmp_path / "out", queries=tmp_path / "queries.jsonl")
+        student = made.folder
+    assert load_predictor(student).predict_proba(["a fine film"]).shape == (1, 2)
+    change_tokenizer(student)
+    with pytest.raises(ModelError, match=r"^The tokenizer of .* is not the one .* remove \"weights\" from"):
+        load_predictor(student)
+
+
+def test_a_run_says_whether_weights_or_tokenizer_changed(base: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    begun = weights_fingerprints([StudentSection(model=str(base))])
+    run.claim_data({}, begun)
+    change_tokenizer(base)
+    with pytest.raises(
+        RunFolderError, match=r"another tokenizer of .*base: it has changed .* put the tokenizer back"
+    ):
+        run.claim_data({}, weights_fingerprints([StudentSection(model=str(base))]))
+    change_weights(base)
+    with pytest.raises(
+        RunFolderError, match=r"other weights of .*base: they have changed .* put the weights back"
+    ):
+        run.claim_data({}, weights_fingerprints([StudentSection(model=str(base))]))
+
+
 def test_an_export_is_what_was_exported(base: Path, tmp_path: Path) -> None:
     from stillshot.deploy.exporting import export_student
 
@@ -121,7 +162,7 @@ def test_an_export_is_what_was_exported(base: Path, tmp_path: Path) -> None:
     (export,) = export_student(student, ["onnx"], tmp_path / "out", queries=tmp_path / "queries.jsonl")
     known = Sidecar.read(export.folder).weights
     assert known is not None
-    (file,) = known
+    (file,) = known.keys() - {"tokenizer.json"}
     content = bytearray((export.folder / file).read_bytes())
     content[len(content) // 2] ^= 0x01
     (export.folder / file).write_bytes(content)

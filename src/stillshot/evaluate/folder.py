@@ -17,6 +17,7 @@ from stillshot.errors import RunFolderError
 from stillshot.evaluate.differences import first_difference, without_texts
 from stillshot.evaluate.records import Cell
 from stillshot.evaluate.resources import hardware, versions
+from stillshot.models.fingerprints import TOKENIZER_MARK
 from stillshot.storage import dump_json, load_json, notices, write_whole
 
 _WEIGHTS = "the weights of "  # how the names of models' fingerprints begin
@@ -224,12 +225,14 @@ class RunFolder:
         known = self.read_json(self.data) if self.data.is_file() else {}
         for model, found in fingerprints.items():
             if known.get(_WEIGHTS + model, found) != found:
-                raise RunFolderError(self._other_weights(model))
+                raise RunFolderError(self._other_weights(model, known[_WEIGHTS + model], found))
 
-    def _other_weights(self, model: str) -> str:
+    def _other_weights(self, model: str, known: str, found: str) -> str:
+        same = known.partition(TOKENIZER_MARK)[0] == found.partition(TOKENIZER_MARK)[0]
+        what, changed = ("another tokenizer", "it has") if same else ("other weights", "they have")
         return (
-            f"{self.path} was begun with other weights of {model}: they have changed since. Nothing was changed here. "
-            "Run in another folder (-o), or put the weights back."
+            f"{self.path} was begun with {what} of {model}: {changed} changed since. Nothing was changed here. "
+            f"Run in another folder (-o), or put the {what.split()[-1]} back."
         )
 
     def _other_data(self, name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from stillshot.models.resolve import ResolvedModel, resolve_model, weights_fingerprint
 
+TOKENIZER_MARK = " tokenizer:"  # between the parts of a fingerprint
 _TOKENIZER_FILES = (
     "tokenizer.json", "vocab.*", "merges.txt", "*.model", "tokenizer_config.json", "chat_template*", "added_tokens.json",
 )  # fmt: skip
@@ -49,7 +50,7 @@ def _tokenizer_digest(resolved: ResolvedModel) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
-    return f" tokenizer:{digest.hexdigest()[:16]}"
+    return f"{TOKENIZER_MARK}{digest.hexdigest()[:16]}"
 
 
 def weights_files(folder: Path) -> list[Path]:

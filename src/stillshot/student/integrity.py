@@ -1,4 +1,4 @@
-"""Whether a student's weights, and those that its adapters belong to, are what they were when it was saved."""
+"""Whether a student's weights and tokenizer, and the weights that its adapters belong to, are what was saved."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from stillshot.models.fingerprints import weights_files
 from stillshot.models.resolve import ResolvedModel, weights_fingerprint
 from stillshot.student.sidecar import SIDECAR, Exported, Sidecar
 
+_TOKENIZER = "tokenizer.json"
+
 
 def weights_checksums(folder: Path, exported: Exported | None) -> dict[str, str]:
-    """The checksum of each file with weights in a student's folder."""
+    """The checksum of each file with weights in a student's folder, and of its tokenizer: other tokens, other answers."""
     if exported is None:
         files = weights_files(folder)
     else:
         files = [folder / name for name in (exported.file, *exported.files_beside)]
-    return {file.name: checksum(file) for file in files if file.is_file()}
+    return {file.name: checksum(file) for file in (*files, folder / _TOKENIZER) if file.is_file()}
 
 
 def check_weights(folder: Path, sidecar: Sidecar) -> None:
-    """See that the weights in a folder are those that were saved; older folders do not say.
+    """See that weights and tokenizer in a folder are those that were saved; older folders do not say.
 
     Raises:
         ModelError: They are not.
@@ -31,8 +33,11 @@ def check_weights(folder: Path, sidecar: Sidecar) -> None:
     for name, known in (sidecar.weights or {}).items():
         if Path(name).name == name and state_of(folder / name, known) == "damaged":
             what, again = f"The weights of {folder} cannot be read; they", "train the student again"
-            if sidecar.exported is not None:
+            if name == _TOKENIZER:
+                what = f"The tokenizer of {folder} is not the one that the student was saved with; it"
+            elif sidecar.exported is not None:
                 what = f"{folder / name} cannot be read; it"
+            if sidecar.exported is not None:
                 again = f"make it anew: stillshot export STUDENT --to {sidecar.exported.kind}"
             raise ModelError(
                 f"{what} may be damaged or cut short ({name} is not what was saved). Copy it here again, or {again}. If "
