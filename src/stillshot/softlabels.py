@@ -170,14 +170,15 @@ class SoftLabelStore:
             except (pa.ArrowException, OSError, KeyError, ValueError):
                 pass
         aside = shard.with_name(f"{shard.name}.damaged")
-        with contextlib.suppress(OSError):
+        done = f"was set aside as {aside.name}"
+        try:
             shard.rename(aside)
+        except FileNotFoundError:  # another process has set it aside
+            pass
+        except OSError as error:
+            done = f"could not be set aside ({error.strerror})"
         self._seen.add(shard.name)
-        notices.warning(
-            "%s is damaged and was set aside as %s. What it held is scored again where it is needed.",
-            shard,
-            aside.name,
-        )
+        notices.warning("%s is damaged and %s. What it held is scored again where it is needed.", shard, done)
         return None
 
 

@@ -440,3 +440,16 @@ def test_a_shared_store_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("HOME", str(tmp_path))
     label(StubTeacher(), Path("~/scores"))
     assert len(stored_rows(tmp_path / "scores")) == 18
+
+
+def test_a_damaged_shard_that_must_stay_is_not_said_to_be_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "part-0.parquet").write_text("nothing")
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert SoftLabelStore(tmp_path).lookup(["key"]) == {}
+    assert "is damaged and could not be set aside (Permission denied)." in caplog.text
+    assert "was set aside" not in caplog.text
