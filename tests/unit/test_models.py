@@ -39,7 +39,8 @@ from stillshot.errors import ModelError, WorkError
 from stillshot.models import load
 from stillshot.models.output import architecture_gives_own_logits, gives_own_logits
 from stillshot.models.random_weights import SHAPES, random_config, random_tokenizer
-from stillshot.models.resolve import cache_folder, resolve_model, weights_fingerprint
+from stillshot.models.resolve import resolve_model, weights_fingerprint
+from stillshot.storage import cache_folder
 from stillshot.student.heads import check_label_head, resolve_head
 from stillshot.student.saved import Student
 from stillshot.teacher.local import LocalTeacher
@@ -165,21 +166,17 @@ def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert cache_folder() == tmp_path / "xdg" / "stillshot"
 
 
-class Unwritable:
-    """A model that writes half a file before the disk is full."""
-
-    def save_pretrained(self, folder: Path) -> None:
-        (Path(folder) / "model.safetensors").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
 def test_no_space_to_convert_the_bundled_weights(
     bundled_teacher: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("STILLSHOT_CACHE", str(tmp_path))
-    monkeypatch.setattr(
-        transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: Unwritable(), raising=True
-    )
+
+    def half(file: Path, folder: Path, progress: object) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("stillshot.models.gguf_weights.write_weights", half)
+    monkeypatch.setattr("stillshot.models.converted.write_tokenizer", lambda *_: None)
     with pytest.raises(WorkError, match=r"No space left.*point STILLSHOT_CACHE to another folder") as raised:
         resolve_model(bundled_teacher)
     assert raised.value.exit_code == 1
@@ -197,18 +194,18 @@ def test_a_damaged_cache_is_converted_again(
 ) -> None:
     converted = []
 
-    class Part:
-        def __init__(self, file: str) -> None:
-            self.file = file
-
-        def save_pretrained(self, folder: Path) -> None:
-            (Path(folder) / self.file).write_bytes(bytes(range(256)))
-            converted.append(self.file)
+    def write(name: str, folder: Path) -> None:
+        (folder / name).write_bytes(bytes(range(256)))
+        converted.append(name)
 
     monkeypatch.setenv("STILLSHOT_CACHE", str(tmp_path))
-    weights_part, tokenizer_part = Part("model.safetensors"), Part("tokenizer.json")
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: weights_part)
-    monkeypatch.setattr("stillshot.models.resolve.gguf_tokenizer", lambda *_: tokenizer_part)
+    monkeypatch.setattr(
+        "stillshot.models.gguf_weights.write_weights",
+        lambda _, folder, __: write("model.safetensors", folder),
+    )
+    monkeypatch.setattr(
+        "stillshot.models.converted.write_tokenizer", lambda _, folder: write("tokenizer.json", folder)
+    )
     folder = Path(resolve_model(bundled_teacher).location)
     assert Path(resolve_model(bundled_teacher).location) == folder
     assert len(converted) == 2

@@ -12,7 +12,6 @@ from stillshot.prompt.long_texts import CHARACTERS_A_TOKEN
 if TYPE_CHECKING:
     from stillshot.cli.drafting import Sizes
     from stillshot.config import TaskDefinition
-    from stillshot.models.resolve import ResolvedModel
     from stillshot.prompt.encoder import PromptEncoder
     from stillshot.prompt.writer import Kind
     from stillshot.types import Example
@@ -84,27 +83,16 @@ def _choose_shots(wished: int, labels: int, lengths: Sequence[int], measure: _Me
 def _measured(task: TaskDefinition, teacher: str) -> _Measured | None:
     """Counts by the teacher's tokenizer, unless that would have to be downloaded."""
     from stillshot.models.load import load_config, load_tokenizer, window
-    from stillshot.models.resolve import resolve_model
+    from stillshot.models.resolve import is_here, resolve_model
     from stillshot.prompt.encoder import PromptEncoder
 
     try:
-        resolved = resolve_model(teacher)
-        if not _is_at_hand(resolved):
+        if not is_here(teacher):
             return None
+        resolved = resolve_model(teacher)
         return _Measured(task, PromptEncoder(load_tokenizer(resolved)), window(load_config(resolved)))
     except StillshotError:  # `check` says what is wrong with it
         return None
-
-
-def _is_at_hand(resolved: ResolvedModel) -> bool:
-    from pathlib import Path
-
-    from huggingface_hub import try_to_load_from_cache
-
-    if resolved.is_random or Path(resolved.location).is_dir():
-        return True
-    files = ("config.json", "tokenizer.json")
-    return all(isinstance(try_to_load_from_cache(resolved.location, file), str) for file in files)
 
 
 class _Measured:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 from stillshot.escaping import visible
+from stillshot.working import telling
 
 Report = Callable[[str, str, int, int], None]  # (name of the work, what, done, total; 0 is unknown)
 
@@ -27,7 +28,8 @@ def progress(stream: TextIO | None = None, after_seconds: float = 0.0) -> Iterat
     shown = stream if stream is not None else sys.stderr
     pieces = Pieces(_Live(shown) if shown.isatty() else _Lines(shown), after_seconds)
     try:
-        yield pieces.report
+        with telling(pieces.report):
+            yield pieces.report
         pieces.end_piece()
     finally:
         pieces.display.close()

