@@ -29,9 +29,11 @@ class Workload:
     encoder: PromptEncoder
 
     @classmethod
-    def read(cls, *, with_encoder: bool = True) -> Workload:
+    def read(cls, *, with_encoder: bool = True, model: str = TEACHER) -> Workload:
         """SST-2's training split, or the embedded sample's; without an encoder, it writes no prompts."""
-        encoder: Any = LocalTeacher(TeacherSection(model=TEACHER)).encoder if with_encoder else None
+        encoder: Any = None
+        if with_encoder:
+            encoder = LocalTeacher(TeacherSection(model=model, dtype="bfloat16")).encoder
         for name in ("sst2", "nli-sample"):
             task = load_task(name)
             try:

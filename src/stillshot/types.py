@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # What weights are kept and products computed in; ``auto`` is bfloat16 where the device computes in it natively.
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+# Of a teacher: int8 is bfloat16 with int8 products, on processors; ``auto`` chooses it where it answers alike.
+TeacherDtype = Literal["auto", "int8", "bfloat16", "float16", "float32"]
 # Which part of a text that is too long is read.
 Keep = Literal["start", "end"]
 

@@ -13,7 +13,7 @@ from pydantic import (
 
 from stillshot.config.task import NameOrDefinition, Section
 from stillshot.file_names import check_file_names
-from stillshot.types import Dtype
+from stillshot.types import TeacherDtype
 
 Scoring = Literal["direct", "channel", "both"]
 Calibration = Literal["none", "contextual", "batch"]
@@ -114,6 +114,10 @@ class Teacher(Section):
     folder that ``STILLSHOT_MODELS`` names, then on the Hub), ``bundled:smollm2-135m``, or ``random:SHAPE`` (a shape with
     random weights, for memory and time).
 
+    ``dtype`` int8 rounds weights and activations to int8 for the products of a processor; ``auto`` takes it for teachers of
+    500 million parameters or more that answer alike in int8, and sooner, on a sample, else what the device computes in
+    natively.
+
     With ``select``, pattern, scoring and calibration are chosen on the labelled examples alone, by
     leaving out one example of each label at a time. ``store`` is a folder with a score
     cache; several runs may share it, also at the same time. Null is the run folder's own.
@@ -122,7 +126,7 @@ class Teacher(Section):
 
     model: str = "bundled:smollm2-135m"
     revision: str | None = None
-    dtype: Dtype = "auto"
+    dtype: TeacherDtype = "auto"
     scoring: Scoring = "direct"
     calibration: Calibration = "batch"
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)

@@ -22,6 +22,7 @@ from stillshot.methods.cells import CellSpec, Setting
 from stillshot.methods.materials import EvaluationSet, Materials
 from stillshot.methods.selection import select_asking
 from stillshot.models.fingerprints import weights_fingerprints
+from stillshot.models.int8 import packed_bytes
 from stillshot.models.load import on_load
 from stillshot.prompt.writer import Kind
 from stillshot.softlabels import SoftLabelStore
@@ -233,7 +234,7 @@ def _evaluate_teacher(
 
         if queries and not teacher.is_loaded:  # all scores were stored before, so nothing was measured yet
             ask(0)
-        parameters, _ = count_parameters(teacher.model)
+        parameters = count_parameters(teacher.model)[0] + packed_bytes(teacher.model)
     passes = len(contexts) * len(answers.kinds_of(asking.scoring))
     times = max(3, recipe.evaluation.latency_queries // (4 * passes)) if queries else 0
     writer = interview.writer(asking.prompt)
@@ -252,7 +253,7 @@ def _evaluate_teacher(
         in_domain={s.name: results[s.name] for s in materials.evaluation_sets if s.in_domain},
         out_of_domain={s.name: results[s.name] for s in materials.evaluation_sets if not s.in_domain},
         parameters=parameters,
-        model_bytes=_model_bytes(teacher.model),
+        model_bytes=_model_bytes(teacher.model) + packed_bytes(teacher.model),
         peak_memory_bytes=usage.peak_memory_bytes,
         evaluate_seconds=interview.seconds,  # also of scores that were stored before
         query_tokens=interview.query_tokens,

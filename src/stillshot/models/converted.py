@@ -51,7 +51,7 @@ def converted(file: Path, name: str) -> Path:
         try:
             if not is_intact(target):  # another process may have been faster
                 if target.exists():
-                    notices.warning("%s is damaged, or of an older version, and is converted again.", target)
+                    notices.warning("%s is damaged and is converted again.", target)
                 _convert(file, target)
         finally:
             lock.release()

@@ -72,7 +72,8 @@ def resolve_model(model: str, revision: str | None = None) -> ResolvedModel:
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or colon:
         raise ModelError(
             f"There is no model {model!r}: not a folder here, and not a Hub id. Use a Hub id (owner/name), "
-            "an existing folder, a GGUF file (a path, owner/repo:file.gguf or owner/repo:Q4_K_M), bundled:smollm2-135m, bundled:minilm-l6, or random:SHAPE."
+            "an existing folder, a GGUF file (a path, owner/repo:file.gguf or owner/repo:Q4_K_M), bundled:smollm2-135m, "
+            "bundled:minilm-l6, or random:SHAPE."
         )
     return ResolvedModel(model, model, revision)
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from stillshot.models.structure import layers_of
 from stillshot.student.lean import transformer_of
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class _Known(Exception):  # noqa: N818 (it ends a pass early and is no error)
 def frozen_layers(model: nn.Module) -> list[nn.Module]:
     """The lowest layers that nothing trainable comes before or lies in; none if that cannot be told."""
     transformer = transformer_of(model)
-    layers = None if transformer is None else _layers(transformer)
+    layers = None if transformer is None else layers_of(transformer)
     if transformer is None or layers is None:
         return []
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
@@ -155,7 +156,7 @@ def frozen_layers(model: nn.Module) -> list[nn.Module]:
 def training_layers(model: nn.Module) -> list[nn.Module]:
     """The layers above the frozen ones; none if these cannot be told."""
     transformer = transformer_of(model)
-    layers = None if transformer is None else _layers(transformer)
+    layers = None if transformer is None else layers_of(transformer)
     return [] if layers is None else list(layers)[len(frozen_layers(model)) :]
 
 
@@ -180,9 +181,3 @@ def frozen_in_evaluation(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _layers(transformer: Any) -> nn.ModuleList | None:
-    count = transformer.config.get_text_config().num_hidden_layers
-    stacks = [m for m in transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    return stacks[0] if len(stacks) == 1 else None

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -75,6 +76,7 @@ def can_repeat(config: Any) -> bool:
     return not getattr(kind, "_is_stateful", False) and all(type(layer) in plain for layer in layers)
 
 
+@torch.compiler.disable  # it looks up what this pass is to do, and calls kernels that are fast as they are
 def shared_prefix_attention(
     module: Any,
     query: Tensor,

@@ -12,6 +12,7 @@ from stillshot.config import Teacher as TeacherSection
 from stillshot.models import load
 from stillshot.models.footprint import Work, process_bytes, symbolic, tokenizer_bytes
 from stillshot.prompt.writer import ScoredPrompt, ScoredSequence
+from stillshot.teacher.int8_choice import known_choice
 from stillshot.teacher.local import LocalTeacher, common_prefix_length
 from stillshot.teacher.packing import batch_of, batches, rows_of
 from stillshot.teacher.protocol import ModelLike
@@ -50,6 +51,21 @@ class PlannedTeacher(LocalTeacher):
         with load.configurations_only():
             return super().model
 
+    @cached_property
+    def is_int8(self) -> bool:
+        """Work is counted in 16 bits; what int8 saves in memory is taken off where a footprint is made."""
+        return False
+
+    def _int8_saves(self) -> int:
+        """Bytes that the weights of layers take less in int8."""
+        known = (
+            self._settings.dtype == "auto" and not self._resolved.is_random and known_choice(self._weights)
+        )
+        if self._settings.dtype != "int8" and not known:
+            return 0
+        layers = (layer for layer in self.model.base_model.modules() if type(layer) is torch.nn.Linear)
+        return sum(layer.weight.nbytes - layer.weight.numel() for layer in layers)
+
     def footprint(
         self, prompts: Sequence[ScoredPrompt], label_tokens: Sequence[int] | None, contexts: int = 1
     ) -> TeacherFootprint:
@@ -65,6 +81,7 @@ class PlannedTeacher(LocalTeacher):
         with symbolic() as ledger:
             self.__dict__.pop("model", None)  # a fake tensor belongs to the mode it was made in
             weights = list(self.model.parameters())
+            saved = self._int8_saves()
             created = ledger.peak if self._resolved.is_random else ledger.live
             ledger.restart()
             with torch.no_grad():
@@ -85,9 +102,9 @@ class PlannedTeacher(LocalTeacher):
         by_tokens = scoring * (tokens / largest.tokens.numel())
         return TeacherFootprint(
             parameters=sum(p.numel() for p in weights),
-            model_bytes=sum(p.nbytes for p in weights),
-            live_bytes=max(created, ledger.peak),
-            peak_bytes=max(peak, created) + tokenizer_bytes(self.encoder.tokenizer),
+            model_bytes=sum(p.nbytes for p in weights) - saved,
+            live_bytes=max(created, ledger.peak) - saved,
+            peak_bytes=max(peak, created) - saved + tokenizer_bytes(self.encoder.tokenizer),
             prompt_tokens=length + tokens,
             work=reading + replace(by_tokens, calls=scoring.calls * len(each)),
         )

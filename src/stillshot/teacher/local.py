@@ -15,17 +15,20 @@ from transformers import DynamicCache
 
 from stillshot.config import Teacher as TeacherSection
 from stillshot.errors import ModelError, WorkError
-from stillshot.models import load
+from stillshot.models import int8, load
 from stillshot.models.output import label_logits, token_log_probabilities
 from stillshot.models.resolve import resolve_model, weights_fingerprint
+from stillshot.models.structure import layers_of
 from stillshot.prompt.encoder import PromptEncoder
 from stillshot.prompt.writer import ScoredPrompt, ScoredSequence
-from stillshot.teacher import attention
+from stillshot.teacher import attention, int8_choice
 from stillshot.teacher.packing import Batch, batch_of, batches, rows_of
 from stillshot.teacher.protocol import ModelLike
+from stillshot.working import tell
 
 logger = logging.getLogger(__name__)
 PrefixMode = Literal["shared", "repeat", "none"]
+_COMPILED_TOKENS = 4000
 _MODES: tuple[PrefixMode, ...] = ("shared", "repeat", "none")  # the fastest first
 
 
@@ -46,9 +49,10 @@ class LocalTeacher:
         self._resolved = resolve_model(settings.model, settings.revision)
         self._config = load.load_config(self._resolved)
         load.check_causal(settings.model, self._config)
-        self._dtype = load.choose_dtype(settings.dtype)
+        self._check_dtype()
         self._encoder = PromptEncoder(load.load_tokenizer(self._resolved))
         self.prefix_mode = self._choose_prefix_mode()
+        self._is_compiled = False
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -65,11 +69,46 @@ class LocalTeacher:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self._weights} {str(self._dtype).removeprefix('torch.')}"
+        return f"{self._weights} {'int8' if self.is_int8 else str(self._dtype).removeprefix('torch.')}"
 
     @cached_property
     def _weights(self) -> str:
         return weights_fingerprint(self._resolved)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the weights that are not in int8, and of all that lies between products."""
+        return load.choose_dtype("auto" if self._settings.dtype == "int8" else self._settings.dtype)
+
+    @cached_property
+    def is_int8(self) -> bool:
+        """Whether its products are in int8; where the recipe leaves it open, this is tried once for a model."""
+        if self._settings.dtype != "auto":
+            return self._settings.dtype == "int8"
+        if not self._may_be_int8:
+            return False
+        return int8_choice.choose(
+            self._settings.model,
+            self._weights,
+            lambda dtype: LocalTeacher(self._settings.model_copy(update={"dtype": dtype})),
+        )
+
+    @property
+    def _may_be_int8(self) -> bool:
+        able = load.best_device().type == "cpu" and int8.is_able() and self._dtype == torch.bfloat16
+        if not able or self._resolved.is_random:
+            return False
+        with torch.device("meta"), load.configurations_only():
+            body: Any = load.load_causal_lm(self._resolved, self._dtype, check_logits=False).base_model
+        products = sum(layer.weight.numel() for layer in body.modules() if type(layer) is torch.nn.Linear)
+        return products >= int8_choice.LEAST_PARAMETERS
+
+    def _check_dtype(self) -> None:
+        if self._settings.dtype == "int8" and (load.best_device().type != "cpu" or not int8.is_able()):
+            raise ModelError(
+                "teacher.dtype int8 is for processors with products of int8 (VNNI or AMX), which this machine does not "
+                "compute on. Set it to auto."
+            )
 
     @property
     def is_loaded(self) -> bool:
@@ -81,6 +120,9 @@ class LocalTeacher:
         """The weights, on the best device."""
         model: ModelLike = load.load_causal_lm(self._resolved, self._dtype)
         model = model.to(load.best_device())
+        if self.is_int8:
+            name = self._settings.model
+            int8.to_int8(model, lambda done, total: tell(name, "rounding its layers to int8", done, total))
         if self.prefix_mode == "shared":
             model.set_attn_implementation(attention.NAME)
         return model
@@ -99,6 +141,8 @@ class LocalTeacher:
         length = 0 if self.prefix_mode == "none" else common_prefix_length(sequences)
         prefix = self._read_prefix(sequences[0].ids[:length]) if length else None
         rows = rows_of(prompts, length, share=self._shares_queries)
+        if self.is_int8:
+            self._compile_for(sum(len(row.tokens) for group in rows for row in group))
         for positions in batches(rows, self._settings.batch_tokens):
             if all(position in skip for position in positions) or not (wants is None or wants(positions)):
                 continue
@@ -111,6 +155,15 @@ class LocalTeacher:
                     "teacher.dtype to float32."
                 )
             yield np.array(positions), scores.view(len(positions), -1).cpu().double().numpy()
+
+    def _compile_for(self, tokens: int) -> None:
+        """Compile the layers where so much is asked that this pays: it takes as long as some thousand tokens."""
+        layers = layers_of(self.model.base_model)
+        if self._is_compiled or layers is None or tokens < _COMPILED_TOKENS or not int8.can_compile():
+            return
+        self._is_compiled = True
+        for layer in layers:
+            layer.compile(dynamic=True)
 
     @property
     def _shares_queries(self) -> bool:
