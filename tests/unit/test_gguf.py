@@ -11,7 +11,9 @@ import pytest
 import torch
 from gguf_doubles import write_gguf
 from transformers import AutoModelForCausalLM, GgufConfig
+from typer.testing import CliRunner
 
+from stillshot.cli.main import app
 from stillshot.errors import ModelError
 from stillshot.models import converted, gguf_files, gguf_weights, load
 from stillshot.models.resolve import hub_name, is_here, resolve_model, weights_fingerprint
@@ -133,6 +135,23 @@ def test_the_scaled_positions_of_llama_3_are_taken_up(tmp_path: Path) -> None:
     assert {name: config.rope_parameters[name] for name in settings} == settings
     even = write_gguf(tmp_path / "even.gguf", extra={"rope_freqs.weight": np.ones(8, np.float32)})
     assert load.load_config(resolve_model(str(even))).rope_parameters["rope_type"] == "default"
+
+
+def test_init_measures_texts_with_a_teachers_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_gguf(tmp_path / "teacher.gguf")
+    rows = "".join(
+        f"the word {n} {'good' if n % 2 else 'bad'},{'yes' if n % 2 else 'no'}\n" for n in range(60)
+    )
+    (tmp_path / "tickets.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    done = CliRunner().invoke(app, ["init", "tickets.csv", "--teacher", "teacher.gguf"])
+    assert done.exit_code == 0, done.output
+    assert "model: teacher.gguf" in (tmp_path / "recipe.yaml").read_text()
+    done = CliRunner().invoke(app, ["check", "recipe.yaml"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["init", "tickets.csv", "-o", "again.yaml", "--teacher", "gone.gguf"])
+    assert done.exit_code == 2
+    assert "There is no GGUF file gone.gguf" in done.output
 
 
 # Names ---------------------------------------------------------------------------------------------

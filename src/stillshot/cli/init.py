@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stillshot.cli.console import echo
+from stillshot.cli.progress import progress
 from stillshot.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -105,7 +106,10 @@ def init(
     plain = _read_more(table, unlabelled, labels=False) if unlabelled else None
     models = (teacher or Teacher().model, student or Student().model)
     asked = [*learned, *(plain or ()), *tested]
-    fit = fit_to_window(choose_sizes(learned, plain, table.task.labels, tested), table.task, models[0], asked)
+    with progress(after_seconds=2.0) as report:  # a GGUF file is read here for the first time
+        report("init", "counting tokens", 0, 0)
+        sizes = choose_sizes(learned, plain, table.task.labels, tested)
+        fit = fit_to_window(sizes, table.task, models[0], asked)
     command = f"stillshot init {data}{' --strict' if strict else ''}"
     recipe = draft(name, table.task, files, fit.sizes, models, command, strict=strict)
     _check_draft(recipe, output)
@@ -119,6 +123,7 @@ def init(
 
 
 def _check_options(data: Path, test: Path | None, *models: str | None) -> None:
+    from stillshot.models.gguf_files import find_gguf, hub_repository, is_gguf
     from stillshot.models.resolve import check_bundled
 
     if test and test.exists() and data.exists() and test.samefile(data):
@@ -128,6 +133,8 @@ def _check_options(data: Path, test: Path | None, *models: str | None) -> None:
         )
     for model in filter(None, models):
         check_bundled(model)
+        if is_gguf(model) and hub_repository(model) is None:
+            find_gguf(model)
 
 
 # Reading -----------------------------------------------------------------------------------------
