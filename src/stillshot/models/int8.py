@@ -132,7 +132,6 @@ def to_int8(model: Any, progress: Callable[[int, int], None] = lambda *_: None) 
     Raises:
         ModelError: It has no plain linear layers.
     """
-    _keep_freed_memory()
     body = model.base_model
     layers = {name: module for name, module in body.named_modules() if type(module) is nn.Linear}
     if not layers:
@@ -144,6 +143,7 @@ def to_int8(model: Any, progress: Callable[[int, int], None] = lambda *_: None) 
         body.set_submodule(name, Int8Linear(layer))
         release_mapped(layer.weight)
         progress(done, len(layers))
+    _keep_freed_memory()
 
 
 def packed_bytes(model: nn.Module) -> int:

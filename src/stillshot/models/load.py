@@ -230,9 +230,19 @@ def load_causal_lm(
         made = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         return _told(made.eval())
     model = _told(_explained(resolved, AutoModelForCausalLM.from_pretrained, dtype=dtype).eval())
-    if check_logits and not gives_own_logits(model):
-        raise _other_logits(resolved.id, config)
+    if check_logits:
+        check_own_logits(resolved, model)
     return model
+
+
+def check_own_logits(resolved: ResolvedModel, model: Any) -> None:
+    """See that a model's logits are those of ``output_logits``; a few tokens are read, and so all of its weights.
+
+    Raises:
+        ModelError: It would be scored wrongly.
+    """
+    if not gives_own_logits(model):
+        raise _other_logits(resolved.id, model.config)
 
 
 def unread_bytes(resolved: ResolvedModel, model: Any, tables: Iterable[Any], rows: Iterable[int]) -> int:

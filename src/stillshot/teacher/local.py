@@ -118,11 +118,13 @@ class LocalTeacher:
     @cached_property
     def model(self) -> ModelLike:
         """The weights, on the best device."""
-        model: ModelLike = load.load_causal_lm(self._resolved, self._dtype)
+        model: ModelLike = load.load_causal_lm(self._resolved, self._dtype, check_logits=not self.is_int8)
         model = model.to(load.best_device())
         if self.is_int8:
             name = self._settings.model
             int8.to_int8(model, lambda done, total: tell(name, "rounding its layers to int8", done, total))
+            if not self._resolved.is_random:
+                load.check_own_logits(self._resolved, model)  # not before: all weights would be read at once
         if self.prefix_mode == "shared":
             model.set_attn_implementation(attention.NAME)
         return model
