@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from stillshot.memory import give_back_freed
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Usage:
 
     def __post_init__(self) -> None:
         self._libraries = _libraries()
-        _give_back_freed()
+        give_back_freed()
         _reset_peak()
         self._before = _resident_bytes()
 
@@ -96,12 +97,6 @@ def hardware() -> dict[str, Any]:
     if torch.cuda.is_available():
         found["accelerator"] = torch.cuda.get_device_name(0)
     return found
-
-
-def _give_back_freed() -> None:
-    """Hand what the C library holds free back to the system, where it can (glibc)."""
-    with suppress(OSError, AttributeError, TypeError):  # another C library, or Windows
-        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
 def _reset_peak() -> None:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from stillshot.errors import ModelError
+from stillshot.memory import give_back_freed, keep_freed
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ _LEAST_SCALE = 1e-12
 _BLOCK = 64
 # Products of other numbers of rows take up to a fifth longer.
 _ROWS = 64
-# Names of parameters of glibc's mallopt, as in malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 # What graphs cannot hold: weights in oneDNN's own order, with their scales and zero points.
 _packed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 _numbers = itertools.count()
@@ -142,22 +141,14 @@ def to_int8(model: Any, progress: Callable[[int, int], None] = lambda *_: None) 
     for done, (name, layer) in enumerate(layers.items(), 1):
         body.set_submodule(name, Int8Linear(layer))
         release_mapped(layer.weight)
+        give_back_freed()
         progress(done, len(layers))
-    _keep_freed_memory()
+    keep_freed()
 
 
 def packed_bytes(model: nn.Module) -> int:
     """Bytes of the weights in int8, which are also their number; they are no parameters of their layers."""
     return sum(layer.weight_bytes for layer in model.modules() if isinstance(layer, Int8Linear))
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next layer (glibc): it would map and clear large blocks anew each time."""
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        for parameter in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-            library.mallopt(parameter, 1 << 30)
 
 
 @cache
