@@ -15,7 +15,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check transformers==5.23.0 tokenizers==0.23.3 torch==2.13.0 \
-    gguf==0.19.0 xllamacpp==2026.10.11549
+    accelerate==1.15.0 gguf==0.19.0 xllamacpp==2026.10.11549
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 venv/bin/python - <<'PY'
 from pathlib import Path
@@ -26,8 +26,10 @@ import torch
 import transformers
 import xllamacpp
 from transformers import AutoModelForCausalLM
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-HIDDEN, HEADS, WORDS = 64, 4, 300
+TOKENS = ["<s>", "</s>", *bytes_to_unicode().values(), "ab"]
+HIDDEN, HEADS, WORDS = 64, 4, len(TOKENS)
 IDS = [5 + index % 90 for index in range(200)]
 
 
@@ -47,9 +49,9 @@ def write(path, factors):
     writer.add_vocab_size(WORDS)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
-    writer.add_token_list([chr(0x100 + index) for index in range(WORDS)])
-    writer.add_token_types([1] * WORDS)
-    writer.add_token_merges([])
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([3, 3] + [1] * (WORDS - 2))
+    writer.add_token_merges(["a b"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     shapes = {"token_embd.weight": (WORDS, HIDDEN), "output.weight": (WORDS, HIDDEN), "output_norm.weight": (HIDDEN,)}
