@@ -60,7 +60,7 @@ def test_what_is_wrong_is_named_with_its_place(changes: dict[str, Any], messages
 
 
 def test_all_problems_are_in_one_message() -> None:
-    found = refused(teacher={"modell": "x", "dtype": "int8"}, seeds="all")
+    found = refused(teacher={"modell": "x", "dtype": "int4"}, seeds="all")
     for key in ("teacher.modell", "teacher.dtype", "seeds"):
         assert f"\n  {key}: " in found
 
