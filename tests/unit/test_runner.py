@@ -14,6 +14,7 @@ import pytest
 
 from stillshot.errors import DataError, WorkError
 from stillshot.evaluate.runner import run_isolated
+from stillshot.working import tell
 
 Report = Callable[[str, int, int], None]
 
@@ -26,6 +27,10 @@ def add(a: int, b: int, report: Report) -> tuple[int, int]:
 def count(report: Report) -> None:
     for done in (0, 1, 1, 2):
         report("counting", done, 2)
+
+
+def round_weights(report: Report) -> None:
+    tell("a model", "rounding", 1, 2)
 
 
 def refuse(report: Report) -> None:
@@ -59,6 +64,13 @@ def test_progress_is_reported_once_a_change() -> None:
     seen: list[tuple[str, int, int]] = []
     run_isolated(count, report=lambda *what: seen.append(what))
     assert seen == [("counting", 0, 2), ("counting", 1, 2), ("counting", 2, 2)]
+
+
+def test_what_is_told_deep_down_is_reported_too() -> None:
+    """Loading a model tells of itself, whoever it is loaded for."""
+    seen: list[tuple[str, int, int]] = []
+    run_isolated(round_weights, report=lambda *what: seen.append(what))
+    assert seen == [("rounding", 1, 2)]
 
 
 def test_an_error_of_ours_is_raised_as_it_was() -> None:

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from stillshot.errors import StillshotError, WorkError
+from stillshot.working import telling
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -98,7 +99,8 @@ def _child(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, .
             sender.send(("progress", what, done, total))
 
     try:
-        sender.send(("result", work(*arguments, report)))
+        with telling(lambda _, what, done, total: report(what, done, total)):
+            sender.send(("result", work(*arguments, report)))
     except StillshotError as error:
         sender.send(("error", error))
     except BaseException:
