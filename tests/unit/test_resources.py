@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stillshot.evaluate.resources import measured
+from stillshot.evaluate.resources import _resident_bytes, measured
+from stillshot.memory import keeping_freed
 
 SIZE = 64 * 2**20
 pytestmark = pytest.mark.skipif(
@@ -52,6 +53,19 @@ def test_pages_of_a_library_that_become_resident_are_no_work(tmp_path: Path) -> 
     with measured() as usage:
         touch(library)
     assert usage.peak_memory_bytes < 0.2 * SIZE
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries hold nothing free")
+def test_freed_memory_is_kept_for_as_long_as_it_is_asked_for() -> None:
+    def left() -> int:
+        before = _resident_bytes()
+        held = b"x" * SIZE
+        del held
+        return _resident_bytes() - before
+
+    with keeping_freed():
+        assert left() > 0.9 * SIZE
+    assert left() < 0.1 * SIZE
 
 
 def test_a_peak_before_a_lap_stands_whatever_libraries_are_touched_after_it(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from stillshot.errors import ModelError
-from stillshot.memory import give_back_freed, keep_freed
+from stillshot.memory import give_back_freed
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,6 @@ def to_int8(model: Any, progress: Callable[[int, int], None] = lambda *_: None) 
         release_mapped(layer.weight)
         give_back_freed()
         progress(done, len(layers))
-    keep_freed()
 
 
 def packed_bytes(model: nn.Module) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from transformers import DynamicCache
 
 from stillshot.config import Teacher as TeacherSection
 from stillshot.errors import ModelError, WorkError
+from stillshot.memory import keeping_freed
 from stillshot.models import int8, load
 from stillshot.models.output import label_logits, token_log_probabilities
 from stillshot.models.resolve import resolve_model, weights_fingerprint
@@ -149,7 +151,7 @@ class LocalTeacher:
             if all(position in skip for position in positions) or not (wants is None or wants(positions)):
                 continue
             batch = batch_of([row for position in positions for row in rows[position]], length)
-            with torch.inference_mode():
+            with torch.inference_mode(), keeping_freed() if self.is_int8 else nullcontext():
                 scores = self._scores(self._states(batch, prefix), batch, label_tokens)
             if not torch.isfinite(scores).all():
                 raise WorkError(
