@@ -28,6 +28,7 @@ from stillshot.methods.materials import Materials
 from stillshot.pipeline import run
 from stillshot.report import markdown_table, names
 from stillshot.student.saved import Student
+from stillshot.teacher import int8_choice
 from stillshot.teacher.local import LocalTeacher
 
 TUNINGS = ["full", "lora", "bitfit"]
@@ -267,6 +268,37 @@ def test_memory_is_measured_of_a_model_whose_answers_were_all_stored(
     assert asked[0]
     assert asked[1:]
     assert not any(asked[1:])  # those of its latency, which read contexts again and again
+
+
+def test_whether_int8_answers_alike_is_tried_before_anything_is_measured(
+    content: dict[str, Any],
+    in_one_process: list[tuple[str, str]],
+    lively: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried, measuring = [], False
+
+    @contextmanager
+    def noted() -> Iterator[Usage]:
+        nonlocal measuring
+        with measured() as usage:
+            measuring = True
+            yield usage
+            measuring = False
+
+    def asked(_: object) -> tuple[Any, float]:
+        tried.append(measuring)
+        return np.full((4, 2), 0.5), 1.0
+
+    monkeypatch.setenv("STILLSHOT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(int8_choice, "LEAST_PARAMETERS", 1)
+    monkeypatch.setattr(int8_choice, "_asked", asked)
+    monkeypatch.setattr(work, "measured", noted)
+    content |= {"methods": ["zero_shot", "context_distillation"]}
+    content["teacher"] = {"model": lively("llama"), "dtype": "auto"}
+    run(Recipe.model_validate(content), tmp_path / "run")
+    assert tried == [False, False]  # once in each dtype, for all that is asked
 
 
 def test_memory_is_taken_once_weights_are_loaded_and_at_the_end(

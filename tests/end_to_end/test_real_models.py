@@ -94,8 +94,12 @@ def test_the_demo_recipe_end_to_end(bundled_teacher: str, bundled_encoder: str, 
         "data.max_evaluation=30",
         "budgets.0.labelled=4",
         "budgets.0.num_shots=4",
+        "students.0.finetune={epochs: 2, batch_size: 4}",
+        "students.1.finetune={epochs: 4}",
+        "students.1.distill={epochs: 2}",
+        "evaluation={latency_queries: 4}",
     ]
-    arguments = [part for value in [*small, "students.1.distill={epochs: 2}"] for part in ("--set", value)]
+    arguments = [part for value in small for part in ("--set", value)]
     done = CliRunner().invoke(
         app, ["run", str(ROOT / "recipes/demo.yaml"), "-o", str(tmp_path / "run"), *arguments]
     )

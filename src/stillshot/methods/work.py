@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillshot.config import Prompt, Recipe
+from stillshot.config import Teacher as TeacherSection
 from stillshot.errors import WorkError
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.mending import forget_cell, keep_student_checksums
@@ -31,7 +32,7 @@ from stillshot.student.saved import Student
 from stillshot.student.training import TrainingSet, train_student
 from stillshot.student.tuning import count_parameters
 from stillshot.teacher import answers
-from stillshot.teacher.local import LocalTeacher
+from stillshot.teacher.local import LocalTeacher, settle_dtype
 from stillshot.types import Context, Example
 
 Report = Callable[[str, int, int], None]
@@ -43,6 +44,7 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
     folder, materials = RunFolder(path), Materials(recipe)
     draw = materials.draw(setting.budget, setting.seed, setting.control)
     merits: dict[str, float] = {}
+    settle_dtype(recipe.teacher)
     with measured() as usage, on_load(usage.lap):
         interview = _interview(recipe, materials, folder, report)
         asking = Asking(
@@ -212,6 +214,7 @@ def _evaluate_teacher(
 ) -> tuple[Cell, list[dict[str, Any]]]:
     contexts, asking, biases = _how_asked(recipe, folder, materials, spec)
     in_context = spec.method == "in_context"
+    settle_dtype(_asked_section(recipe, spec.model))
     with measured() as usage, on_load(usage.lap):
         interview = _interview(recipe, materials, folder, report, spec.model)
         if spec.needs_labels:
@@ -308,14 +311,20 @@ def _ask_alone(interview: Interview, asking: Asking, contexts: Sequence[Context]
 def _interview(
     recipe: Recipe, materials: Materials, folder: RunFolder, report: Report, model: str | None = None
 ) -> Interview:
-    section = recipe.teacher
-    if model and model != section.model:
-        revision = next((s.revision for s in recipe.students if s.model == model), None)
-        section = section.model_copy(update={"model": model, "revision": revision, "prefix": "auto"})
+    section = _asked_section(recipe, model)
     folder.check_weights(weights_fingerprints([section]))
     shared = recipe.teacher.store
     store = SoftLabelStore(shared or folder.softlabels, shared=shared is not None)
     return Interview(LocalTeacher(section), materials.task, store, report)
+
+
+def _asked_section(recipe: Recipe, model: str | None) -> TeacherSection:
+    """The teacher's section, or that of another model which is asked as the teacher is."""
+    section = recipe.teacher
+    if model is None or model == section.model:
+        return section
+    revision = next((s.revision for s in recipe.students if s.model == model), None)
+    return section.model_copy(update={"model": model, "revision": revision, "prefix": "auto"})
 
 
 def _labels(folder: RunFolder, setting: Setting) -> dict[str, Any]:

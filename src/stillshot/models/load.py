@@ -227,12 +227,16 @@ def load_causal_lm(
     check_causal(resolved.id, config)
     if resolved.is_random or _weightless.get():
         torch.manual_seed(0)
-        made = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-        return _told(made.eval())
+        return _told(new_causal_lm(config, dtype).eval())
     model = _told(_explained(resolved, AutoModelForCausalLM.from_pretrained, dtype=dtype).eval())
     if check_logits:
         check_own_logits(resolved, model)
     return model
+
+
+def new_causal_lm(config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal language model of a configuration, its weights drawn."""
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def check_own_logits(resolved: ResolvedModel, model: Any) -> None:

@@ -52,13 +52,16 @@ class LocalTeacher:
         self._config = load.load_config(self._resolved)
         load.check_causal(settings.model, self._config)
         self._check_dtype()
-        self._encoder = PromptEncoder(load.load_tokenizer(self._resolved))
         self.prefix_mode = self._choose_prefix_mode()
         self._is_compiled = False
 
     @property
     def encoder(self) -> PromptEncoder:
         return self._encoder
+
+    @cached_property
+    def _encoder(self) -> PromptEncoder:
+        return PromptEncoder(load.load_tokenizer(self._resolved))
 
     @property
     def window(self) -> int:
@@ -100,8 +103,8 @@ class LocalTeacher:
         able = load.best_device().type == "cpu" and int8.is_able() and self._dtype == torch.bfloat16
         if not able or self._resolved.is_random:
             return False
-        with torch.device("meta"), load.configurations_only():
-            body: Any = load.load_causal_lm(self._resolved, self._dtype, check_logits=False).base_model
+        with torch.device("meta"):
+            body: Any = load.new_causal_lm(self._config, self._dtype).base_model
         products = sum(layer.weight.numel() for layer in body.modules() if type(layer) is torch.nn.Linear)
         return products >= int8_choice.LEAST_PARAMETERS
 
@@ -231,6 +234,12 @@ class LocalTeacher:
         found = token_log_probabilities(self.model, states, batch.targets.to(states.device))
         total = torch.zeros(batch.num_sequences, device=states.device)
         return total.index_add(0, batch.owners.to(states.device), found)
+
+
+def settle_dtype(settings: TeacherSection) -> None:
+    """Try a teacher in int8 where that is left open, so that no measured work tries it; what is found is remembered."""
+    if settings.dtype == "auto":
+        _ = LocalTeacher(settings).is_int8
 
 
 @cache
