@@ -75,7 +75,9 @@ def calibrated(run: Path) -> dict[str, Any]:
             {
                 "key": key,
                 "splits": {
-                    split: mean_over_seeds([fair[cell.id][split][1] for cell in cells], samples).model_dump()
+                    split: mean_over_seeds(
+                        [fair[cell.id][split].right for cell in cells], samples
+                    ).model_dump()
                     for split in cells[0].splits
                 },
                 "skewed": {
@@ -107,7 +109,7 @@ def skewed(runs: Sequence[Sequence[dict[str, Any]]], split: str) -> dict[str, fl
                 for row in (found if label == frequent else found[::4])
             ]
             for name, answered in (("accuracy", answers), ("calibrated_accuracy", calibrated_answers)):
-                means[name].append(float(answered(part)[split][1].mean()))
+                means[name].append(float(answered(part)[split].right.mean()))
     return {name: float(np.mean(values)) for name, values in means.items()}
 
 

@@ -18,6 +18,7 @@ from stillshot.config import Recipe
 from stillshot.config_files import validated
 from stillshot.errors import DataError, PromptError, RecipeError
 from stillshot.evaluate.assemble import setting_of
+from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell, Results
 from stillshot.evaluate.resources import Usage, measured
 from stillshot.evaluate.runner import run_isolated
@@ -268,6 +269,35 @@ def test_memory_is_measured_of_a_model_whose_answers_were_all_stored(
     assert asked[0]
     assert asked[1:]
     assert not any(asked[1:])  # those of its latency, which read contexts again and again
+
+
+def test_a_slow_teacher_is_evaluated_on_a_part_and_compared_there(
+    content: dict[str, Any], in_one_process: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    content |= {"methods": ["zero_shot", "in_context", "context_distillation"]}
+    content["evaluation"] = {"latency_queries": 1, "bootstrap_samples": 50, "teacher_items": 4}
+    recipe, folder = Recipe.model_validate(content), RunFolder(tmp_path / "run")
+    results = run(recipe, folder.path)
+    asked = [cell for cell in results.cells if cell.teacher == recipe.teacher.model and cell.student is None]
+    others = [cell for cell in results.cells if cell not in asked]
+    assert {cell.in_domain["test"].n for cell in asked} == {4}
+    assert {cell.in_domain["test"].n for cell in others} == {8}
+    rows = {cell.id: folder.read_lines(folder.predictions(cell.id)) for cell in results.cells}
+    given = {
+        name: {row["index"]: max(row["probabilities"], key=row["probabilities"].get) for row in found}
+        for name, found in rows.items()
+    }
+    gold = [row["gold"] for row in rows[others[0].id]]
+    assert sorted(gold[index] for index in given[asked[0].id]) == sorted(2 * list(results.labels))
+    compared = next(c for c in results.comparisons if c.b.startswith("in_context-tiny-llama"))
+    a, b = given[f"{compared.a}-s0"], given[f"{compared.b}-s0"]
+    difference = np.mean([(a[index] == gold[index]) - (b[index] == gold[index]) for index in b])
+    assert compared.difference == pytest.approx(difference)
+    teacher = next(cell for cell in asked if "-teacher-" in cell.id)
+    student = next(cell for cell in results.cells if cell.method == "context_distillation")
+    alike = np.mean([given[student.id][i] == label for i, label in given[teacher.id].items()])
+    assert student.teacher_agreement == {"test": pytest.approx(alike)}
+    assert markdown_table(results).count("n = 4") == 3  # zero-shot, raw, as it labels
 
 
 def test_whether_int8_answers_alike_is_tried_before_anything_is_measured(

@@ -238,13 +238,13 @@ def test_a_plan_stands_beside_what_was_taken(
 
 def test_answers_are_calibrated_on_each_evaluation_set_alone() -> None:
     rows = [
-        {"split": split, "gold": gold, "probabilities": {"good": good, "bad": 1 - good}}
-        for split, gold, good in [
-            ("films", "good", 0.9),
-            ("films", "bad", 0.6),
-            ("books", "bad", 0.4),
-            ("books", "good", 0.45),
-            ("books", "bad", 0.1),
+        {"split": split, "index": index, "gold": gold, "probabilities": {"good": good, "bad": 1 - good}}
+        for split, index, gold, good in [
+            ("films", 0, "good", 0.9),
+            ("films", 1, "bad", 0.6),
+            ("books", 0, "bad", 0.4),
+            ("books", 1, "good", 0.45),
+            ("books", 2, "bad", 0.1),
         ]
     ]
     plain, fair = answers(rows), calibrating.calibrated_answers(rows)
@@ -258,8 +258,8 @@ def test_answers_are_calibrated_on_each_evaluation_set_alone() -> None:
 def test_calibration_costs_something_where_labels_are_not_equally_frequent() -> None:
     sure = [("good", 0.9)] * 8 + [("bad", 0.1)] * 8  # right as they are, and of both labels as many
     rows = [
-        {"split": "films", "gold": gold, "probabilities": {"good": good, "bad": 1 - good}}
-        for gold, good in sure
+        {"split": "films", "index": index, "gold": gold, "probabilities": {"good": good, "bad": 1 - good}}
+        for index, (gold, good) in enumerate(sure)
     ]
     unsure = [{**row, "probabilities": {"good": 0.6, "bad": 0.4}} for row in rows[:4]] + rows[4:]
     assert calibrating.skewed([rows, rows], "films") == {"accuracy": 1.0, "calibrated_accuracy": 1.0}

@@ -216,8 +216,13 @@ class Student(Section):
 
 
 class Evaluation(Section):
-    """How cells are measured."""
+    """How cells are measured.
 
+    ``teacher_items`` evaluates the teacher on a part of so many items of every evaluation set, for one that is slow: a
+    stratified part of those that students are evaluated on. Comparisons with it are on these.
+    """
+
+    teacher_items: PositiveInt | None = None
     batch_size: PositiveInt = 32
     bootstrap_samples: PositiveInt = 2000
     calibration_bins: PositiveInt = 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,16 @@ from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell, Comparison, Interval, Results, SummaryLine
 from stillshot.evaluate.statistics import holm, mcnemar, paired_difference, samples_for, seeds_interval
 
-# For each split and item: the label with the largest probability, and whether it is the gold one.
-CellAnswers = dict[str, tuple[list[str], NDArray[np.float64]]]
+
+class SplitAnswers(NamedTuple):
+    """The likeliest label of each item of an evaluation set, whether it is the gold one, and the item's place there."""
+
+    given: list[str]
+    right: NDArray[np.float64]
+    places: list[int]
+
+
+CellAnswers = dict[str, SplitAnswers]  # by evaluation set
 Answers = dict[str, CellAnswers]  # by cell
 
 
@@ -85,8 +93,22 @@ def answers(predictions: Iterable[dict[str, Any]]) -> CellAnswers:
         right = np.array(
             [answer == row["gold"] for answer, row in zip(given, rows, strict=True)], dtype=float
         )
-        found[split] = given, right
+        found[split] = SplitAnswers(given, right, [row["index"] for row in rows])
     return found
+
+
+def on_shared(a: SplitAnswers, b: SplitAnswers) -> tuple[SplitAnswers, SplitAnswers]:
+    """Both predictors' answers to the items that both answered."""
+    if a.places == b.places:
+        return a, b
+    shared = sorted(set(a.places) & set(b.places))
+
+    def part(one: SplitAnswers) -> SplitAnswers:
+        at = {place: position for position, place in enumerate(one.places)}
+        positions = [at[place] for place in shared]
+        return SplitAnswers([one.given[position] for position in positions], one.right[positions], shared)
+
+    return part(a), part(b)
 
 
 def _with_agreement(cell: Cell, cells: Sequence[Cell], found: Answers) -> Cell:
@@ -106,14 +128,10 @@ def _with_agreement(cell: Cell, cells: Sequence[Cell], found: Answers) -> Cell:
     )
     if teacher is None:
         return cell
-    agreement = {
-        split: float(
-            np.mean(
-                [a == b for a, b in zip(found[cell.id][split][0], found[teacher.id][split][0], strict=True)]
-            )
-        )
-        for split in cell.splits
-    }
+    agreement = {}
+    for split in cell.splits:
+        own, others = on_shared(found[cell.id][split], found[teacher.id][split])
+        agreement[split] = float(np.mean([a == b for a, b in zip(own.given, others.given, strict=True)]))
     return cell.model_copy(update={"teacher_agreement": agreement})
 
 
@@ -127,7 +145,9 @@ def _summary(key: str, members: list[Cell], found: Answers, samples: int) -> Sum
     first = members[0]
 
     def intervals(splits: Iterable[str]) -> dict[str, Interval]:
-        return {split: mean_over_seeds([found[c.id][split][1] for c in members], samples) for split in splits}
+        return {
+            split: mean_over_seeds([found[c.id][split].right for c in members], samples) for split in splits
+        }
 
     def common(name: str) -> Any:
         return getattr(first, name) if len({getattr(cell, name) for cell in members}) == 1 else None
@@ -206,8 +226,9 @@ def _comparisons(lines: Mapping[str, Sequence[Cell]], found: Answers, samples: i
 def compare(
     a: str, b: str, split: str, pairs: Sequence[tuple[CellAnswers, CellAnswers]], samples: int
 ) -> Comparison:
-    """The comparison of two lines on an evaluation set, from both lines' answers by seed."""
-    first, second = ([one[side][split][1] for one in pairs] for side in (0, 1))
+    """The comparison of two lines on an evaluation set, from both lines' answers by seed, on items that both answered."""
+    shared = [on_shared(one[split], other[split]) for one, other in pairs]
+    first, second = ([pair[side].right for pair in shared] for side in (0, 1))
     difference = paired_difference(first, second, samples)
     return Comparison(
         a=a,

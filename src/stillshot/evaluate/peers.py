@@ -73,7 +73,7 @@ def _line(key: str, members: Sequence[PeerCell], found: Answers, samples: int) -
         return float(np.median([getattr(member, name) for member in members]))
 
     def intervals(splits: Iterable[str]) -> dict[str, Interval]:
-        return {s: mean_over_seeds([found[m.id][s][1] for m in members], samples) for s in splits}
+        return {s: mean_over_seeds([found[m.id][s].right for m in members], samples) for s in splits}
 
     return PeerLine(
         key=key,

@@ -98,7 +98,8 @@ def _amounts(recipe: Recipe, materials: Materials) -> list[Finding]:
 
 def _teacher_prompts(recipe: Recipe, materials: Materials) -> str:
     """How many prompts the teacher reads at most: one a query, context and way of scoring."""
-    teacher, items = recipe.teacher, sum(len(s.examples) for s in materials.evaluation_sets)
+    teacher, limit = recipe.teacher, recipe.evaluation.teacher_items
+    items = sum(len(s.part(limit)) for s in materials.evaluation_sets)
     ways = len(answers.kinds_of(teacher.scoring))
     labelling = sum(
         ways * len(_contexts(materials, setting)) * recipe.data.num_unlabelled

@@ -37,6 +37,11 @@ class EvaluationSet:
     projection: tuple[int, ...]
     in_domain: bool
 
+    def part(self, limit: int | None) -> list[int]:
+        """The places of a stratified part of the items, at most ``limit`` of them; all where it is null."""
+        chosen = {example.identity for example in draw_evaluation(self.examples, limit)}
+        return [index for index, example in enumerate(self.examples) if example.identity in chosen]
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The items as a run folder keeps them."""

@@ -121,10 +121,9 @@ class _Planner:
         """Evaluated items, the longest and others evenly."""
         return _sample([e for s in self.materials.evaluation_sets for e in s.examples])
 
-    @cached_property
-    def _item_share(self) -> float:
-        """How many items each of the sample stands for."""
-        count = sum(len(s.examples) for s in self.materials.evaluation_sets)
+    def _item_share(self, limit: int | None = None) -> float:
+        """How many items each of the sample stands for, where a set has ``limit`` items at most."""
+        count = sum(len(s.part(limit)) for s in self.materials.evaluation_sets)
         return count / max(1, len(self._items))
 
     def labelling(self, group: Sequence[Setting]) -> PlannedCell:
@@ -157,6 +156,7 @@ class _Planner:
             contexts = draw.contexts if spec.variant == "teacher" else draw.contexts[:1]
         if spec.variant == "teacher":
             kinds = answers.kinds_of(self.recipe.teacher.scoring)
+        limit = self.recipe.evaluation.teacher_items if spec.model == self.recipe.teacher.model else None
         parts = self._asked(spec.model, kinds, contexts, self._items)
         return self._told(
             parts,
@@ -167,7 +167,7 @@ class _Planner:
             model=spec.model,
             num_contexts=len(contexts) if in_context else 0,
             num_shots=spec.setting.budget.shots if in_context else 0,
-            evaluate_seconds=len(contexts) * self._item_share * self._seconds(parts),
+            evaluate_seconds=len(contexts) * self._item_share(limit) * self._seconds(parts),
         )
 
     def student(self, group: Sequence[CellSpec]) -> PlannedCell:
@@ -194,7 +194,7 @@ class _Planner:
             peak_memory_bytes=footprint.train_peak_bytes,
             control=spec.setting.control,
             train_seconds=self.speed.seconds(footprint.train_work),
-            evaluate_seconds=self._item_share * self.speed.seconds(footprint.ask_work),
+            evaluate_seconds=self._item_share() * self.speed.seconds(footprint.ask_work),
         )
 
     def _trained(self, spec: CellSpec, training: Training) -> StudentFootprint:

@@ -228,7 +228,8 @@ def _evaluate_teacher(
             scores = interview.scores(asking, contexts, examples)
             return answers.soft_labels(scores, biases, asking.temperature)  # type: ignore[arg-type]
 
-        results, predictions = on_all_sets(recipe, materials, answer, report)
+        limit = recipe.evaluation.teacher_items if spec.model == recipe.teacher.model else None
+        results, predictions = on_all_sets(recipe, materials, answer, report, limit)
         teacher: Any = interview.teacher
         queries = [q for s in materials.evaluation_sets[:1] for q in s.examples]
 
@@ -340,8 +341,9 @@ def on_all_sets(
     materials: Materials,
     answer: Callable[[Sequence[Example], Callable[[int, int], None]], Array],
     report: Report,
+    limit: int | None = None,
 ) -> tuple[dict[str, SplitResult], list[dict[str, Any]]]:
-    """Results by evaluation set, and one line a prediction.
+    """Results by evaluation set, and one line a prediction; at most ``limit`` items of a set are asked about.
 
     Raises:
         WorkError: An answer is no finite number.
@@ -350,7 +352,9 @@ def on_all_sets(
     lines: list[dict[str, Any]] = []
     for evaluation in materials.evaluation_sets:
         what = f"evaluating on {evaluation.name}"
-        raw = answer(evaluation.examples, lambda done, total, what=what: report(what, done, total))
+        part = evaluation.part(limit)
+        examples = [evaluation.examples[index] for index in part]
+        raw = answer(examples, lambda done, total, what=what: report(what, done, total))
         if not np.isfinite(raw).all():
             raise WorkError(
                 f"{(~np.isfinite(raw)).any(-1).sum():,} of {len(raw):,} answers on {evaluation.name} are not finite "
@@ -358,25 +362,27 @@ def on_all_sets(
             )
         probabilities = project(raw, evaluation.projection, len(evaluation.task.labels))
         results[evaluation.name] = measure(
-            evaluation.examples,
+            examples,
             probabilities,
             evaluation.task.labels,
             bins=recipe.evaluation.calibration_bins,
         )
-        lines += _prediction_lines(evaluation, probabilities)
+        lines += _prediction_lines(evaluation, part, probabilities)
     return results, lines
 
 
-def _prediction_lines(evaluation: EvaluationSet, probabilities: Array) -> list[dict[str, Any]]:
+def _prediction_lines(
+    evaluation: EvaluationSet, part: Sequence[int], probabilities: Array
+) -> list[dict[str, Any]]:
     labels = evaluation.task.labels
     return [
         {
             "split": evaluation.name,
             "index": index,
-            "gold": example.label,
+            "gold": evaluation.examples[index].label,
             "probabilities": {label: round(float(p), 6) for label, p in zip(labels, row, strict=True)},
         }
-        for index, (example, row) in enumerate(zip(evaluation.examples, probabilities, strict=True))
+        for index, row in zip(part, probabilities, strict=True)
     ]
 
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from stillshot.evaluate.records import Comparison, Interval, PeerLine, Peers, Results, SummaryLine
 from stillshot.report import names
-from stillshot.report.lines import evaluation_sets, headline, interval_on, items_in, ordered_lines, peer_lines
+from stillshot.report.lines import (
+    evaluation_sets,
+    headline,
+    interval_on,
+    items_in,
+    ordered_lines,
+    peer_lines,
+    split_results,
+)
 from stillshot.report.names import NOT_APPLICABLE
 
 NO_CLEAR_DIFFERENCE = "no clear difference"
@@ -80,7 +88,10 @@ def comparison_table(results: Results, peers: Peers | None = None) -> Table:
     )
     seeds = len({cell.seed for cell in results.cells})
     sets = evaluation_sets(results)
-    accuracies = [_accuracy_entries([interval_on(line, split) for line in lines]) for split, _ in sets]
+    accuracies = [
+        _accuracy_entries([interval_on(line, split) for line in lines], _fewer_items(results, lines, split))
+        for split, _ in sets
+    ]
     featured = headline(results)
     rows = tuple(
         Row(
@@ -116,13 +127,24 @@ def kind(inside: bool) -> str:
     return "in-domain" if inside else "out-of-domain"
 
 
-def _accuracy_entries(column: Sequence[Interval | None]) -> list[Entry]:
+def _fewer_items(results: Results, lines: Sequence[SummaryLine | PeerLine], split: str) -> list[str]:
+    """For each line, how many items it was evaluated on, where that is only a part of the evaluation set."""
+    most = items_in(results, split)
+    notes = []
+    for line in lines:
+        found = split_results(results, line, split) if isinstance(line, SummaryLine) else []
+        few = found and most is not None and found[0].n < most
+        notes.append(f", n = {names.count(found[0].n)}" if few else "")
+    return notes
+
+
+def _accuracy_entries(column: Sequence[Interval | None], notes: Sequence[str]) -> list[Entry]:
     best = clear_best(column)
     return [
         Entry(NOT_APPLICABLE)
         if found is None
-        else Entry(names.percent(found.mean), names.interval(found.ci95), strong=position == best)
-        for position, found in enumerate(column)
+        else Entry(names.percent(found.mean), names.interval(found.ci95) + note, strong=position == best)
+        for position, (found, note) in enumerate(zip(column, notes, strict=True))
     ]
 
 
