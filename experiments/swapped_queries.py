@@ -1,4 +1,4 @@
-"""Plain pairs whose words overlap and whose order matters, beside plain pairs as they are: for ``paper-ratio-hans``.
+"""Plain pairs whose words overlap and whose order matters, beside plain pairs as they are (for paper-ratio-hans).
 
     python experiments/swapped_queries.py    # writes runs/swapped-queries.jsonl
 

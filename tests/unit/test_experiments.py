@@ -22,7 +22,7 @@ WORDS = {"good": "a bright and warm film", "bad": "a dull and cold film"}
 
 
 sweeps, publishing, overlapping = load("sweeps"), load("publish"), load("overlapping")
-target_queries = load("target_queries")
+target_queries, swapped_queries = load("target_queries"), load("swapped_queries")
 calibrating, reproducing = load("calibrated"), load("reproduced")
 
 
@@ -385,3 +385,27 @@ def test_the_records_of_the_papers_sizes_have_a_plan_near_what_was_measured() ->
     measured = {cell.id: cell.peak_memory_bytes for cell in read_results(folder).cells}
     assert len(measured) == 23
     assert max(abs(planned[name] / peak - 1) for name, peak in measured.items()) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("sentence", "swapped", "shorter"),
+    [
+        (
+            "A man is walking a dog in the park.",
+            "A dog is walking a man in the park.",
+            "A man is walking a dog.",
+        ),
+        ("The boy kicked a big red ball", "A big red ball kicked the boy.", "The boy kicked a ball."),
+    ],
+)
+def test_a_sentence_becomes_a_pair_that_is_exchanged_and_one_that_is_shorter(
+    sentence: str, swapped: str, shorter: str
+) -> None:
+    pairs = swapped_queries.pairs_of(sentence)
+    assert [pair["hypothesis"] for pair in pairs] == [swapped, shorter]
+    assert {pair["premise"] for pair in pairs} == {sentence.rstrip(".") + "."}
+
+
+@pytest.mark.parametrize("sentence", ["Nobody sleeps.", "A dog sees a dog.", "The man is tall."])
+def test_sentences_of_another_form_become_no_pairs(sentence: str) -> None:
+    assert swapped_queries.pairs_of(sentence) == []
