@@ -1,6 +1,6 @@
 """Labelling with a teacher in int8, beside bfloat16 and beside llama.cpp on the same file.
 
-    python benchmarks/int8.py --json                      # ten minutes or so
+    python benchmarks/int8.py --json                      # 25 minutes or so
     python benchmarks/int8.py --model bundled:smollm2-135m --json
     python benchmarks/int8.py --keep                      # both teachers, into benchmarks/records/
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from workload import Workload
 
+from stillshot.cli.progress import progress
 from stillshot.config import Teacher as TeacherSection
 from stillshot.deploy.gguf_student import completion_request
 from stillshot.evaluate.resources import measured
@@ -124,19 +125,28 @@ def probabilities(scores: Array) -> Array:
     return softmax(answers.calibrate(scores, answers.batch_bias(scores)), axis=-1)
 
 
-def compared(model: str, rounds: int) -> dict[str, Any]:
-    """All figures of one teacher."""
+def compared(model: str, rounds: int, report: Callable[[str, str, int, int], None]) -> dict[str, Any]:
+    """All figures of one teacher; ``report`` is told what is measured."""
+    steps = iter(range(2 + 3 * len(SHOTS)))
+
+    def begin(what: str) -> None:
+        report(model, what, next(steps), 2 + 3 * len(SHOTS))
+
     load = Workload.read(model=model)
     tokens = load.label_tokens
     teachers = {dtype: teacher_of(model, dtype) for dtype in ("bfloat16", "int8")}
     found: dict[str, Any] = {"task": load.task.name, "model": model, "queries_per_s": {}, "seconds": {}}
     agreed = load.prompts(SHOTS[0], AGREED)
-    scores = {dtype: ask(teacher, agreed, tokens) for dtype, teacher in teachers.items()}
+    scores = {}
+    for dtype, teacher in teachers.items():
+        begin(f"asking {AGREED:,} queries in {dtype}")
+        scores[dtype] = ask(teacher, agreed, tokens)
     given = {dtype: probabilities(values) for dtype, values in scores.items()}
     found["agreement"] = float((given["int8"].argmax(-1) == given["bfloat16"].argmax(-1)).mean())
     found["agreement_raw"] = float((scores["int8"].argmax(-1) == scores["bfloat16"].argmax(-1)).mean())
     found["difference"] = float(np.abs(given["int8"] - given["bfloat16"]).mean())
     for shots in SHOTS:
+        begin(f"timing both dtypes with {shots} shots")
         prompts = load.prompts(shots, TIMED)
         runs: dict[str, Callable[[], object]] = {
             dtype: lambda teacher=teacher, prompts=prompts: ask(teacher, prompts, tokens)
@@ -147,13 +157,16 @@ def compared(model: str, rounds: int) -> dict[str, Any]:
         found["queries_per_s"][shots] = {dtype: TIMED / taken for dtype, taken in seconds.items()}
     del teachers
     for shots in SHOTS:
+        begin(f"timing llama.cpp with {shots} shots")
         if is_gguf(model) and importlib.util.find_spec("xllamacpp"):
             rate = rate_of_llama_cpp(model, load.prompts(shots, SERVED), tokens)
             found["queries_per_s"][shots]["llama.cpp"] = rate
-    found["peak_bytes"] = {
-        shots: {dtype: peak_bytes(model, dtype, shots, 64) for dtype in ("bfloat16", "int8")}
-        for shots in SHOTS
-    }
+    found["peak_bytes"] = {}
+    for shots in SHOTS:
+        begin(f"measuring memory with {shots} shots")
+        found["peak_bytes"][shots] = {
+            dtype: peak_bytes(model, dtype, shots, 64) for dtype in ("bfloat16", "int8")
+        }
     return found
 
 
@@ -187,12 +200,13 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     quiet_libraries()
-    found = compared(arguments.model, arguments.rounds)
-    figures, details = figures_of(found), {arguments.model: found}
-    if arguments.keep:
-        small = compared(SMOLLM2, arguments.rounds)
-        figures |= {f"smollm2_{name}": value for name, value in figures_of(small).items()}
-        details[SMOLLM2] = small
+    with progress() as report:
+        found = compared(arguments.model, arguments.rounds, report)
+        figures, details = figures_of(found), {arguments.model: found}
+        if arguments.keep:
+            small = compared(SMOLLM2, arguments.rounds, report)
+            figures |= {f"smollm2_{name}": value for name, value in figures_of(small).items()}
+            details[SMOLLM2] = small
     finish("int8", figures, {"teachers": details}, as_json=arguments.json, keep=arguments.keep)
 
 

@@ -32,8 +32,8 @@ from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.peers import assemble_peers
 from stillshot.evaluate.records import PeerCell, Peers
 from stillshot.methods.cells import settings
+from stillshot.methods.evaluating import on_all_sets
 from stillshot.methods.materials import Materials
-from stillshot.methods.work import on_all_sets
 from stillshot.models.resolve import resolve_model
 from stillshot.report import markdown_table, write_report
 from stillshot.report.folder import read_peers, read_results

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.records import Cell, Results
 from stillshot.evaluate.resources import Usage, measured
 from stillshot.evaluate.runner import run_isolated
-from stillshot.methods import work
+from stillshot.methods import experts, work
 from stillshot.methods.cells import asked_settings, cells, settings
 from stillshot.methods.check import check
+from stillshot.methods.experts import Mixture
 from stillshot.methods.materials import Materials
 from stillshot.pipeline import run
 from stillshot.report import markdown_table, names
@@ -298,6 +300,28 @@ def test_a_slow_teacher_is_evaluated_on_a_part_and_compared_there(
     alike = np.mean([given[student.id][i] == label for i, label in given[teacher.id].items()])
     assert student.teacher_agreement == {"test": pytest.approx(alike)}
     assert markdown_table(results).count("n = 4") == 3  # zero-shot, raw, as it labels
+
+
+def test_a_student_with_an_expert_of_its_own_says_what_was_mixed(
+    content: dict[str, Any],
+    in_one_process: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = Mixture(0.5, 1.0, 0.25, 0.75)
+    monkeypatch.setattr(experts, "choose_mixture", lambda *_: given)
+    content |= {
+        "students": [student("full", own_expert=True), student("lora")],
+        "controls": ["shuffled_labels"],
+    }
+    folder = RunFolder(tmp_path / "run")
+    results = run(Recipe.model_validate(content), folder.path)
+    mixed = [cell for cell in results.cells if cell.experts is not None]
+    assert [cell.id for cell in mixed] == ["context_distillation-tiny-opt-label-full-n4x2x4-s0"]
+    assert mixed[0].experts is not None
+    assert mixed[0].experts.model_dump() == asdict(given)
+    assert not list((folder.path / "students").glob(".*experts*"))
+    assert "What soft labels were mixed of" in folder.report.read_text(encoding="utf-8")
 
 
 def test_whether_int8_answers_alike_is_tried_before_anything_is_measured(

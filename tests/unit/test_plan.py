@@ -271,6 +271,18 @@ def test_controls_are_planned_with_the_contexts_and_labels_that_they_have(recipe
     assert "shuffled" in call("plan", str(recipe)).stdout
 
 
+def test_an_expert_of_a_students_own_is_planned(recipe: Path) -> None:
+    content = json.loads(recipe.read_text())
+    bert = content["students"][0]
+    recipe.write_text(json.dumps(content | {"students": [bert, bert | {"own_expert": True}], "seeds": [0]}))
+    cells = json.loads(call("plan", str(recipe), "--json").stdout)["cells"]
+    alone, (plain, mixed) = (
+        [cell["train_seconds"] for cell in cells if cell["method"] == method and cell["stage"] == "train"]
+        for method in ("pattern_finetune", "context_distillation")
+    )
+    assert mixed - plain > 2.9 * alone[0]  # two folds, and all labelled examples
+
+
 def test_a_plan_for_machines_names_cells_and_has_all_figures(recipe: Path) -> None:
     told = json.loads(call("plan", str(recipe), "--json").stdout)
     assert told["recipe"] == "planned"

@@ -202,6 +202,10 @@ class Student(Section):
     decoder, from the output embedding at the label words. ``channel`` keeps a decoder's language-model
     head and scores the query after each label's words. ``language_model`` keeps it too, answers by the next
     token, and is trained over the whole vocabulary; its label words are one token each.
+
+    With ``own_expert``, what is distilled is a product of experts: the teacher's soft labels, and those of this student
+    fine-tuned on the labelled examples (as ``finetune`` says), where these make labelled examples clearly likelier that are
+    held out from both. The run says how much each weighs.
     """
 
     model: str = "bundled:minilm-l6"
@@ -211,6 +215,7 @@ class Student(Section):
     lora: Lora = Lora()
     max_tokens: PositiveInt = 256
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    own_expert: bool = False
     finetune: Finetuning = Finetuning()
     distill: Training = Training()
 

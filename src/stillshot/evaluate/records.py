@@ -65,6 +65,15 @@ class SplitResult(Record):
     by_group: dict[str, dict[str, GroupResult]] = {}
 
 
+class Experts(Record):
+    """Weights of the teacher's and of the student's own expert in soft labels, and how each answers held-out labels."""
+
+    teacher: float
+    own: float
+    held_out_teacher: float
+    held_out_own: float
+
+
 class Cell(Record):
     """One method with one student (or teacher), one budget of labels and one seed.
 
@@ -72,7 +81,8 @@ class Cell(Record):
     teacher. ``labelled`` counts labelled examples used, ``unlabelled`` queries taught by soft labels.
     ``peak_memory_bytes`` is what training (or, where nothing is trained, asking the model) took above
     the process with its libraries loaded. ``teacher_agreement`` is, by evaluation set, the share of
-    items where the student's answer is its teacher's. ``control`` marks a distillation that is to show what
+    items where the student's answer is its teacher's. ``experts`` says what its soft labels were mixed of, where
+    a student's ``own_expert`` was asked. ``control`` marks a distillation that is to show what
     the context gave: its teacher saw none, or one with shuffled labels.
     """
 
@@ -95,6 +105,7 @@ class Cell(Record):
     in_domain: dict[str, SplitResult] = {}
     out_of_domain: dict[str, SplitResult] = {}
     teacher_agreement: dict[str, float] = {}
+    experts: Experts | None = None
     parameters: int
     trainable_parameters: int = 0
     model_bytes: int

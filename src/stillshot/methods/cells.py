@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stillshot.config import Budget, Control, Method, Recipe, Student
+from stillshot.config import Teacher as TeacherSection
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
 from stillshot.student.heads import resolve_head
@@ -110,6 +111,15 @@ def asked_settings(recipe: Recipe) -> list[Setting]:
     """Settings whose queries the teacher must label before cells run."""
     needed = {spec.setting.name for spec in cells(recipe) if spec.needs_labels}
     return [setting for setting in settings(recipe) if setting.name in needed]
+
+
+def asked_section(recipe: Recipe, model: str | None) -> TeacherSection:
+    """The teacher's section, or that of another model which is asked as the teacher is."""
+    section = recipe.teacher
+    if model is None or model == section.model:
+        return section
+    revision = next((s.revision for s in recipe.students if s.model == model), None)
+    return section.model_copy(update={"model": model, "revision": revision, "prefix": "auto"})
 
 
 def _in_context(recipe: Recipe, setting: Setting) -> list[CellSpec]:

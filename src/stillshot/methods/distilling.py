@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from stillshot.data.frames import rows_in
 from stillshot.data.values import ONE_LABEL_ADVICE, LabelReader, NotOneLabelError
 from stillshot.errors import DataError, did_you_mean
 from stillshot.methods.asking import Asking, Interview
-from stillshot.methods.selection import select_asking
+from stillshot.methods.experts import OwnExpert, folds_of
+from stillshot.methods.selection import held_out_answers, select_asking
 from stillshot.prompt.demonstrations import draw_contexts
 from stillshot.softlabels import SoftLabelStore
 from stillshot.student.saved import Query, Student, as_example, as_examples
@@ -102,8 +104,16 @@ def distill(
     contexts = interview.fitted(asking, draw_contexts(shown, definition.labels, budget, seed), asked)
     scores = interview.scores(asking, contexts, asked)
     soft = answers.soft_labels(scores, interview.biases(asking, contexts, scores), asking.temperature)
-    del interview  # the teacher's weights are gone before the student's are loaded
     settings = StudentSection(model=student) if isinstance(student, str) else student
+    held_out = None
+    if settings.own_expert and folds_of(shown, definition.labels):
+        held_out = held_out_answers(interview, asking, shown, budget, seed)
+    del interview  # the teacher's weights are gone before the student's are loaded
+    if held_out is not None:
+        labels = {"soft_labels": soft, "held_out": held_out, "temperature": asking.temperature}
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".experts.") as scratch:
+            own = OwnExpert(settings, definition, asking.prompt, Path(scratch), seed, show)
+            soft = own.mixed(shown, asked, labels).soft_labels
     train_student(
         settings,
         definition,

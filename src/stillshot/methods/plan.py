@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from stillshot.config import Control, Recipe, Training
 from stillshot.evaluate.speed import Speed, measure_speed
-from stillshot.methods.cells import CellSpec, Setting, asked_settings, cells
+from stillshot.methods.cells import CellSpec, Setting, asked_section, asked_settings, cells
+from stillshot.methods.experts import folds_of
 from stillshot.methods.materials import Materials
 from stillshot.models import load
 from stillshot.models.resolve import resolve_model
@@ -178,6 +179,10 @@ class _Planner:
         footprint = self._trained(
             spec, section.finetune if spec.method == "pattern_finetune" else section.distill
         )
+        seconds, peak = self.speed.seconds(footprint.train_work), footprint.train_peak_bytes
+        if section.own_expert and spec.method == "context_distillation" and spec.setting.control is None:
+            own_seconds, own_peak = self._own_expert(spec)
+            seconds, peak = seconds + own_seconds, max(peak, own_peak)
         config = load.load_config(resolve_model(section.model, section.revision))
         return PlannedCell(
             stage="train",
@@ -191,11 +196,21 @@ class _Planner:
             trainable_parameters=footprint.trainable_parameters,
             model_bytes=footprint.model_bytes,
             saved_bytes=footprint.saved_bytes,
-            peak_memory_bytes=footprint.train_peak_bytes,
+            peak_memory_bytes=peak,
             control=spec.setting.control,
-            train_seconds=self.speed.seconds(footprint.train_work),
+            train_seconds=seconds,
             evaluate_seconds=self._item_share() * self.speed.seconds(footprint.ask_work),
         )
+
+    def _own_expert(self, spec: CellSpec) -> tuple[float, int]:
+        """Seconds, at most, and peak memory of fine-tuning a student's own expert and asking it about all queries."""
+        assert spec.student is not None
+        draw = self.materials.draw(spec.setting.budget, spec.setting.seed)
+        footprint = self._trained(replace(spec, method="pattern_finetune"), spec.student.finetune)
+        trainings = len(folds_of(draw.labelled, self.materials.task.labels)) + 1
+        asked = len(draw.queries) / max(1, len(self._items))
+        seconds = trainings * self.speed.seconds(footprint.train_work)
+        return seconds + asked * self.speed.seconds(footprint.ask_work), footprint.train_peak_bytes
 
     def _trained(self, spec: CellSpec, training: Training) -> StudentFootprint:
         assert spec.student is not None
@@ -221,11 +236,7 @@ class _Planner:
         self, model: str, kinds: Sequence[Kind], contexts: Sequence[Context], queries: Sequence[Example]
     ) -> list[TeacherFootprint]:
         """What asking with one of the contexts takes, by kind of scoring; a model is loaded once for all."""
-        section = self.recipe.teacher
-        if model != section.model:
-            revision = next((s.revision for s in self.recipe.students if s.model == model), None)
-            section = section.model_copy(update={"model": model, "revision": revision, "prefix": "auto"})
-        teacher = PlannedTeacher(section)
+        teacher = PlannedTeacher(asked_section(self.recipe, model))
         writer = PromptWriter(self.materials.task, self.recipe.prompt, teacher.encoder)
         context = fitted_contexts(writer, kinds, contexts, queries, teacher.window)[0]
         words = writer.verbalizer

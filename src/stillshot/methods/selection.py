@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
 
 from stillshot.config import Budget, Calibration, Prompt, Scoring, TaskDefinition
@@ -62,6 +62,26 @@ def select_asking(
         candidates[label], merits[label] = asking, merit(np.asarray(total), gold)
     best = max(merits, key=lambda label: merits[label])
     return replace(candidates[best], temperature=temperature), merits
+
+
+def held_out_answers(
+    interview: Interview, asking: Asking, labelled: Sequence[Example], budget: Budget, seed: int
+) -> NDArray[np.float64]:
+    """What a teacher says of each labelled example under one context of others.
+
+    Returns:
+        Probabilities before any sharpening, shape ``(labelled, labels)``. Batch calibration takes them all as its pool.
+    """
+    folds = leave_out_folds(labelled, interview.task.labels)
+    total = np.zeros((len(labelled), len(interview.task.labels)))
+    for kind in answers.kinds_of(asking.scoring):
+        way = Asking(kind, "contextual", asking.prompt)
+        scores, biases = _held_out(interview, way, folds, labelled, budget, seed)
+        total += _calibrated(scores, biases, asking.calibration)
+    places = [labelled.index(example) for fold in folds for example in fold]
+    found = np.zeros_like(total)
+    found[places] = softmax(total, axis=-1)
+    return found
 
 
 def check_selection(labelled: Sequence[Example], labels: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillshot.config import Prompt, Recipe
-from stillshot.config import Teacher as TeacherSection
-from stillshot.errors import WorkError
 from stillshot.evaluate.folder import RunFolder
 from stillshot.evaluate.mending import forget_cell, keep_student_checksums
-from stillshot.evaluate.metrics import measure, project
-from stillshot.evaluate.records import Cell, SplitResult
+from stillshot.evaluate.records import Cell
 from stillshot.evaluate.resources import latencies, measured
 from stillshot.methods.asking import Asking, Interview
-from stillshot.methods.cells import CellSpec, Setting
-from stillshot.methods.materials import EvaluationSet, Materials
-from stillshot.methods.selection import select_asking
+from stillshot.methods.cells import CellSpec, Setting, asked_section
+from stillshot.methods.evaluating import on_all_sets
+from stillshot.methods.experts import OwnExpert, needs_held_out
+from stillshot.methods.materials import Materials
+from stillshot.methods.selection import held_out_answers, select_asking
 from stillshot.models.fingerprints import weights_fingerprints
 from stillshot.models.int8 import packed_bytes
 from stillshot.models.load import on_load
@@ -58,6 +57,9 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
         scores = interview.scores(asking, contexts, draw.queries)
         biases = interview.biases(asking, contexts, scores)
         soft = answers.soft_labels(scores, biases, asking.temperature)
+        held_out = None
+        if setting.control is None and needs_held_out(recipe, draw.labelled, materials.task.labels):
+            held_out = held_out_answers(interview, asking, draw.labelled, setting.budget, setting.seed)
     writer = interview.writer(asking.prompt)
     folder.write_json(
         folder.labels(setting.name),
@@ -76,6 +78,7 @@ def label_setting(recipe: Recipe, path: Path, setting: Setting, report: Report) 
             "labels": materials.task.labels,
             "queries": [query.key for query in draw.queries],
             "soft_labels": soft.tolist(),
+            "held_out": None if held_out is None else held_out.tolist(),
             "query_tokens": interview.query_tokens,
             "label_seconds": interview.seconds,
             "peak_memory_bytes": usage.peak_memory_bytes,
@@ -89,7 +92,7 @@ def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: f
     folder, materials = RunFolder(path), Materials(recipe)
     folder.check_weights(weights_fingerprints([spec.student]))
     draw = materials.draw(spec.setting.budget, spec.setting.seed)
-    prompt = recipe.prompt
+    prompt, labels, mixed = recipe.prompt, {}, None
     if spec.method == "pattern_finetune":
         data, training = TrainingSet(labelled=draw.labelled), spec.student.finetune
     else:
@@ -98,7 +101,12 @@ def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: f
         labelled = () if spec.setting.control else draw.labelled  # a control is told of no gold label
         data = TrainingSet(draw.queries, np.array(labels["soft_labels"]), labelled)
         training = spec.student.distill
+    beside = folder.student(spec.id).with_name(f".{spec.id}.experts")
+    own = OwnExpert(spec.student, materials.task, prompt, beside, spec.setting.seed, report)
     with measured() as usage, on_load(usage.lap):
+        if spec.student.own_expert and labels.get("held_out"):
+            mixed = own.mixed(draw.labelled, draw.queries, labels)
+            data = replace(data, soft_labels=mixed.soft_labels)
         record = train_student(
             spec.student,
             materials.task,
@@ -118,10 +126,12 @@ def train_cell(recipe: Recipe, path: Path, spec: CellSpec, checkpoint_seconds: f
             "steps": record.steps,
             "parameters": record.parameters,
             "trainable_parameters": record.trainable_parameters,
-            "train_seconds": record.seconds,
+            "train_seconds": record.seconds + (mixed.seconds if mixed else 0.0),
             "peak_memory_bytes": usage.peak_memory_bytes,
+            "experts": asdict(mixed.mixture) if mixed else None,
         },
     )
+    own.done()
 
 
 def evaluate_cell(recipe: Recipe, path: Path, spec: CellSpec, report: Report) -> None:
@@ -181,6 +191,7 @@ def _evaluate_student(
         trainable_parameters=training["trainable_parameters"],
         model_bytes=_model_bytes(student.model),
         peak_memory_bytes=training["peak_memory_bytes"],
+        experts=training.get("experts"),
         train_steps=training["steps"],
         train_seconds=training["train_seconds"],
         label_seconds=labels["label_seconds"] if labels else 0.0,
@@ -214,7 +225,7 @@ def _evaluate_teacher(
 ) -> tuple[Cell, list[dict[str, Any]]]:
     contexts, asking, biases = _how_asked(recipe, folder, materials, spec)
     in_context = spec.method == "in_context"
-    settle_dtype(_asked_section(recipe, spec.model))
+    settle_dtype(asked_section(recipe, spec.model))
     with measured() as usage, on_load(usage.lap):
         interview = _interview(recipe, materials, folder, report, spec.model)
         if spec.needs_labels:
@@ -312,20 +323,11 @@ def _ask_alone(interview: Interview, asking: Asking, contexts: Sequence[Context]
 def _interview(
     recipe: Recipe, materials: Materials, folder: RunFolder, report: Report, model: str | None = None
 ) -> Interview:
-    section = _asked_section(recipe, model)
+    section = asked_section(recipe, model)
     folder.check_weights(weights_fingerprints([section]))
     shared = recipe.teacher.store
     store = SoftLabelStore(shared or folder.softlabels, shared=shared is not None)
     return Interview(LocalTeacher(section), materials.task, store, report)
-
-
-def _asked_section(recipe: Recipe, model: str | None) -> TeacherSection:
-    """The teacher's section, or that of another model which is asked as the teacher is."""
-    section = recipe.teacher
-    if model is None or model == section.model:
-        return section
-    revision = next((s.revision for s in recipe.students if s.model == model), None)
-    return section.model_copy(update={"model": model, "revision": revision, "prefix": "auto"})
 
 
 def _labels(folder: RunFolder, setting: Setting) -> dict[str, Any]:
@@ -334,56 +336,6 @@ def _labels(folder: RunFolder, setting: Setting) -> dict[str, Any]:
 
 def _asked_prompt(prompt: Prompt, labels: dict[str, Any]) -> Prompt:
     return prompt.model_copy(update={"pattern": labels["pattern"], "channel": labels["channel"]})
-
-
-def on_all_sets(
-    recipe: Recipe,
-    materials: Materials,
-    answer: Callable[[Sequence[Example], Callable[[int, int], None]], Array],
-    report: Report,
-    limit: int | None = None,
-) -> tuple[dict[str, SplitResult], list[dict[str, Any]]]:
-    """Results by evaluation set, and one line a prediction; at most ``limit`` items of a set are asked about.
-
-    Raises:
-        WorkError: An answer is no finite number.
-    """
-    results: dict[str, SplitResult] = {}
-    lines: list[dict[str, Any]] = []
-    for evaluation in materials.evaluation_sets:
-        what = f"evaluating on {evaluation.name}"
-        part = evaluation.part(limit)
-        examples = [evaluation.examples[index] for index in part]
-        raw = answer(examples, lambda done, total, what=what: report(what, done, total))
-        if not np.isfinite(raw).all():
-            raise WorkError(
-                f"{(~np.isfinite(raw)).any(-1).sum():,} of {len(raw):,} answers on {evaluation.name} are not finite "
-                "numbers. Lower the learning rate, or set dtype to float32, and run in another folder."
-            )
-        probabilities = project(raw, evaluation.projection, len(evaluation.task.labels))
-        results[evaluation.name] = measure(
-            examples,
-            probabilities,
-            evaluation.task.labels,
-            bins=recipe.evaluation.calibration_bins,
-        )
-        lines += _prediction_lines(evaluation, part, probabilities)
-    return results, lines
-
-
-def _prediction_lines(
-    evaluation: EvaluationSet, part: Sequence[int], probabilities: Array
-) -> list[dict[str, Any]]:
-    labels = evaluation.task.labels
-    return [
-        {
-            "split": evaluation.name,
-            "index": index,
-            "gold": evaluation.examples[index].label,
-            "probabilities": {label: round(float(p), 6) for label, p in zip(labels, row, strict=True)},
-        }
-        for index, row in zip(part, probabilities, strict=True)
-    ]
 
 
 def _model_bytes(model: Any) -> int:

@@ -147,6 +147,32 @@ def _agreement(results: Results, line: SummaryLine, split: str) -> Entry:
     return _mean_entry(fmean(found) if found else None, names.percent)
 
 
+def experts_table(results: Results) -> Table | None:
+    """What soft labels were mixed of, where students were asked for an expert of their own; means over seeds."""
+    named, rows = names.line_names(results.summary), []
+    for line in ordered_lines(results):
+        found = [cell.experts for cell in cells_of(results, line) if cell.experts is not None]
+        if not found:
+            continue
+        alone = sum(experts.own == 0 for experts in found)
+        entries = (
+            Entry(names.decimal(fmean(experts.teacher for experts in found), 2)),
+            Entry(names.decimal(fmean(experts.own for experts in found), 2)),
+            Entry(f"{alone} of {len(found)}"),
+            Entry(names.percent(fmean(experts.held_out_teacher for experts in found))),
+            Entry(names.percent(fmean(experts.held_out_own for experts in found))),
+        )
+        rows.append(Row(Entry(named[line.key]), entries))
+    columns = (
+        Column("Teacher", group="Weight"),
+        Column("Own", group="Weight"),
+        Column("Teacher alone", "seeds"),
+        Column("Teacher", group="Right on labels held out, %"),
+        Column("Own", group="Right on labels held out, %"),
+    )
+    return Table("What soft labels were mixed of", "Method", columns, tuple(rows)) if rows else None
+
+
 def predicted_tables(results: Results) -> list[Table]:
     """How often each label is predicted, beside how often it is right; one table an evaluation set."""
     return [

@@ -14,7 +14,13 @@ from markupsafe import Markup
 from stillshot.escaping import visible
 from stillshot.evaluate.records import Peers, Results
 from stillshot.report import names
-from stillshot.report.breakdowns import CALIBRATED, calibration_table, group_tables, predicted_tables
+from stillshot.report.breakdowns import (
+    CALIBRATED,
+    calibration_table,
+    experts_table,
+    group_tables,
+    predicted_tables,
+)
 from stillshot.report.claims import claims_markdown, claims_table, judge
 from stillshot.report.drawing import Drawing, Plan, write_drawings
 from stillshot.report.examples import choose_examples
@@ -143,6 +149,7 @@ def _render(
         peer_versions=peers.versions if peers and peers.summary else {},
         calibration=(calibration := calibration_table(results, peers)),
         calibrated=bool(calibration) and any(one.detail == CALIBRATED for one in calibration.columns),
+        experts=experts_table(results),
         predicted=predicted_tables(results),
         examples=choose_examples(run_dir, results),
         recipe=_shown(read_recipe_text(run_dir)),
