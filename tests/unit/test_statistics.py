@@ -16,7 +16,7 @@ from report_fixtures import cell
 from scipy.stats import binomtest
 
 from stillshot.config import Budget, Prompt
-from stillshot.evaluate.assemble import _comparable, _comparisons, _summary, cells_by_line
+from stillshot.evaluate.assemble import SplitAnswers, _comparable, _comparisons, _summary, cells_by_line
 from stillshot.evaluate.metrics import (
     expected_calibration_error,
     measure,
@@ -450,7 +450,10 @@ def test_comparisons_hold_every_pair_and_one_correction_for_all() -> None:
     rng = np.random.default_rng(3)
     right = {"zero_shot": 0.4, "in_context": 0.5, "pattern_finetune": 0.78, "context_distillation": 0.8}
     found = {
-        one.id: {split: ([], (rng.random(200) < right[one.method]).astype(float)) for split in one.splits}
+        one.id: {
+            split: SplitAnswers([], (rng.random(200) < right[one.method]).astype(float), list(range(200)))
+            for split in one.splits
+        }
         for one in cells
     }
     made = _comparisons(cells_by_line(cells), found, samples=100)

@@ -149,8 +149,8 @@ class RunFolder:
             difference = first_difference(without_texts(known), without_texts(recipe))
             if difference:
                 raise RunFolderError(
-                    f"{self.path} holds a run of another recipe: {difference}. Nothing was changed. Choose another "
-                    "folder with -o, or remove this one."
+                    f"{self.path} holds a run of another recipe ({self.recipe.name}): {difference}. Nothing was changed. "
+                    "Choose another folder with -o, or remove this one."
                 )
             if known != recipe:
                 self.write(self.recipe, text)
